@@ -1,0 +1,1 @@
+"""Run AI models on your own machine."""

@@ -1,0 +1,404 @@
+"""Configuration: strict types, read from a file, the environment and flags.
+
+Flags beat the environment, which beats the file. The file is TOML, YAML or JSON by its ending; without a name,
+``infs.toml`` in the working directory is taken if there is one. ``INFS_SERVER__PORT=8000`` sets ``server.port``;
+a value that starts with ``[`` or ``{`` is read as JSON. A key that nobody knows is an error that names the
+nearest one that is known.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from infs.errors import ConfigError
+from infs.types import GENERATION_OPTIONS, GenerationRequest, Message, explain
+
+MODEL_ID = r"^[a-zA-Z0-9_:./-]+$"
+DEFAULT_FILE = "infs.toml"
+ENV_PREFIX = "INFS_"
+
+Seconds = Annotated[float, Meta(ge=0.0)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class DeviceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a model runs.
+
+    `gpu`: ``"auto"`` uses a GPU where the engine finds one, true insists on one, false stays on the CPU; the name
+    of a backend (``"cuda"``, ``"metal"``, ``"vulkan"``) insists on that one. `gpu_layers`: how many layers go to
+    the GPU (all by default). `cpu_threads`: threads of the CPU (all cores by default). `mem_lock`: keep the
+    weights from being swapped out.
+    """
+
+    gpu: bool | str = "auto"
+    gpu_layers: Annotated[int, Meta(ge=0)] | None = None
+    cpu_threads: Positive | None = None
+    mem_lock: bool = False
+
+
+class Preload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is computed when a model is loaded, and stays in the context cache: `messages`, or a text `prefix`."""
+
+    messages: list[Message] | None = None
+    prefix: str | None = None
+
+
+class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model. Exactly one of `url` and `file` names its files (an engine of your own may need neither).
+
+    Attributes:
+        task: what the model is for (``"text-completion"``, ``"chat-completion"``, ``"embedding"``); by default all
+            that its engine can do with it.
+        engine: name of the engine.
+        url: a Hugging Face URL, ``hf:org/repo/file``, or any http(s) URL.
+        file: a path; a relative one starts at the cache.
+        sha256, md5: what the file must hash to.
+        context_size: tokens of the longest sequence (prompt and output); by default what the model was trained
+            for, at most 8192.
+        max_sequences: how many requests an instance works on at the same time.
+        max_instances, min_instances: how many instances there may be, and how many stay loaded.
+        ttl: seconds that an idle instance stays loaded; 0 disposes of it at once.
+        prepare: when the files are fetched: on the first request, before the server is ready, or beside it.
+        max_queue: how many requests may wait for this model.
+        device: where it runs.
+        completion_defaults: generation settings for requests that do not give them.
+        preload: a beginning that many requests share.
+        chat_template: a Jinja template that replaces the model's own.
+        options: settings of the engine; each engine documents its own.
+    """
+
+    task: Literal["text-completion", "chat-completion", "embedding"] | None = None
+    engine: str = "llama-cpp"
+    url: str | None = None
+    file: str | None = None
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    md5: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{32}$")] | None = None
+    context_size: Positive | None = None
+    max_sequences: Annotated[int, Meta(ge=1, le=128)] = 8
+    max_instances: Positive = 1
+    min_instances: Annotated[int, Meta(ge=0)] = 0
+    ttl: Seconds = 300.0
+    prepare: Literal["on-demand", "blocking", "async"] = "on-demand"
+    max_queue: Annotated[int, Meta(ge=0)] = 256
+    device: DeviceConfig = DeviceConfig()
+    completion_defaults: dict[str, Any] = {}
+    preload: Preload | None = None
+    chat_template: str | None = None
+    options: dict[str, Any] = {}
+
+
+class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The HTTP server.
+
+    Attributes:
+        host, port: where it listens; port 0 takes a free one.
+        api_keys: when not empty, every inference route wants one of them as a bearer token.
+        cors_origins: origins whose pages may call the API; ``["*"]`` allows all.
+        max_body: bytes that a request may have.
+        drain_timeout: seconds that running requests get to finish at shutdown.
+        stall_timeout: seconds after which a client that does not read its stream is given up.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 3000
+    api_keys: list[str] = []
+    cors_origins: list[str] = ["*"]
+    max_body: Positive = 64 * 1024 * 1024
+    drain_timeout: Seconds = 30.0
+    stall_timeout: Annotated[float, Meta(gt=0.0)] = 60.0
+
+
+class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is logged, and how: readable lines, or one JSON object a line."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class HubConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model hub. Both default to the hub's own variables, ``HF_ENDPOINT`` and ``HF_TOKEN``."""
+
+    endpoint: str | None = None
+    token: str | None = None
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of it.
+
+    Attributes:
+        models: by id; ids match ``[a-zA-Z0-9_:.-/]+``.
+        cache_path: folder for downloaded files; the user's cache folder by default.
+        concurrency: most requests that run at the same time over all models; no limit by default.
+    """
+
+    server: ServerConfig = ServerConfig()
+    models: dict[str, ModelConfig] = {}
+    cache_path: str | None = None
+    concurrency: Positive | None = None
+    log: LogConfig = LogConfig()
+    hub: HubConfig = HubConfig()
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def load_config(
+    path: str | Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    directory: str | Path = ".",
+) -> Config:
+    """The configuration from file, environment and flags.
+
+    Args:
+        path: the file; without one, ``infs.toml`` in `directory` if it is there.
+        environ: the environment; variables that do not start with ``INFS_`` are not read.
+        overrides: what flags say, as nested dictionaries; the strongest.
+
+    Raises:
+        ConfigError: with the key and what to do about it.
+    """
+    if path is None and (Path(directory) / DEFAULT_FILE).is_file():
+        path = Path(directory) / DEFAULT_FILE
+    data: dict[str, Any] = read_file(Path(path)) if path is not None else {}
+    where = str(path) if path is not None else "the configuration"
+    check_keys(data, Config, where)
+    from_env = read_environ(environ or {}, data)
+    check_keys(from_env, Config, "the environment")
+    return parse_config(merge(merge(data, from_env), overrides or {}), where=where)
+
+
+def parse_config(data: Mapping[str, Any], *, where: str = "the configuration") -> Config:
+    """`data` as a checked configuration.
+
+    Raises:
+        ConfigError: with the key and what to do about it.
+    """
+    check_keys(data, Config, where)
+    models = data.get("models")
+    plain = {key: value for key, value in data.items() if key != "models"}
+    config = convert(plain, Config, where)
+    if models is None:
+        return config
+    if not isinstance(models, Mapping):
+        raise ConfigError(f"{where}: models is not a table of models by their ids.", param="models")
+    return msgspec.structs.replace(
+        config, models={str(name): parse_model(str(name), value, where) for name, value in models.items()}
+    )
+
+
+def parse_model(name: str, data: Any, where: str = "the configuration") -> ModelConfig:
+    """One model's part of the configuration, checked on its own."""
+    key = f"models.{name}"
+    if not re.match(MODEL_ID, name):
+        raise ConfigError(f"{where}: {name!r} is no model id; use letters, digits and _ : . - / only.", param=key)
+    model = data if isinstance(data, ModelConfig) else _convert_model(data, where, key)
+    if model.url is not None and model.file is not None:
+        raise ConfigError(f"{where}: {key} has both url and file; keep one.", param=key)
+    if model.min_instances > model.max_instances:
+        raise ConfigError(
+            f"{where}: {key} has min_instances = {model.min_instances}, more than "
+            f"max_instances = {model.max_instances}.",
+            param=f"{key}.min_instances",
+        )
+    if model.preload is not None and (model.preload.messages is None) == (model.preload.prefix is None):
+        raise ConfigError(f"{where}: {key}.preload needs messages or prefix, and not both.", param=key)
+    defaults = check_defaults(model.completion_defaults, where, f"{key}.completion_defaults")
+    return msgspec.structs.replace(model, completion_defaults=defaults)
+
+
+def _convert_model(data: Any, where: str, key: str) -> ModelConfig:
+    check_keys(data, ModelConfig, where, key)
+    return convert(data, ModelConfig, where, key)
+
+
+def check_defaults(data: dict[str, Any], where: str, key: str) -> dict[str, Any]:
+    """`completion_defaults`, with every setting known and in its range."""
+    _check_names(data, GENERATION_OPTIONS, where, key)
+    if "stop" in data and isinstance(data["stop"], str):
+        data = {**data, "stop": [data["stop"]]}
+    try:
+        msgspec.convert({"model": "-", **data}, _Defaults)
+    except msgspec.ValidationError as error:
+        what, param = explain(error)
+        raise ConfigError(f"{where}: {key}.{what}.", param=f"{key}.{param}") from error
+    return data
+
+
+class _Defaults(GenerationRequest[Any], frozen=True, kw_only=True, tag="defaults"):
+    """Only there to check `completion_defaults` by the types that requests have."""
+
+
+Checked = TypeVar("Checked")
+
+
+def convert(data: Any, kind: type[Checked], where: str, key: str = "") -> Checked:
+    """`data` as `kind`; texts from the environment become numbers and booleans where those are wanted."""
+    try:
+        return msgspec.convert(data, kind, strict=False)
+    except msgspec.ValidationError as error:
+        what, param = explain(error)
+        full = ".".join(part for part in (key, param) if part)
+        said = what.partition(": ")[2] if param else what
+        raise ConfigError(f"{where}: {full or 'it'}: {said}.", param=full or None) from error
+
+
+def check_keys(data: Any, kind: Any, where: str, prefix: str = "") -> None:
+    """Raise for the first key in `data` that the struct `kind` does not have, at any depth.
+
+    Raises:
+        ConfigError: naming the nearest key that there is.
+    """
+    if not isinstance(data, Mapping) or not (isinstance(kind, type) and issubclass(kind, Struct)):
+        return
+    _check_names(data, kind.__struct_fields__, where, prefix)
+    hints = typing.get_type_hints(kind)
+    for name, value in data.items():
+        inner = f"{prefix}.{name}" if prefix else str(name)
+        for option in _options(hints[name]):
+            if typing.get_origin(option) is dict and isinstance(value, Mapping):
+                for key, item in value.items():
+                    check_keys(item, typing.get_args(option)[1], where, f"{inner}.{key}")
+            else:
+                check_keys(value, option, where, inner)
+
+
+def _check_names(data: Mapping[str, Any], known: typing.Iterable[str], where: str, prefix: str) -> None:
+    known = list(known)
+    for name in data:
+        if name in known:
+            continue
+        full = f"{prefix}.{name}" if prefix else str(name)
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(sorted(known))}."
+        raise ConfigError(f"{where}: unknown key {full!r}; {hint}", param=full)
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with what `above` says in its place, table by table."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(old, Mapping)
+        result[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The tables in a TOML, YAML or JSON file.
+
+    Raises:
+        ConfigError: when it cannot be read as what its ending says.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}.") from error
+    data = _parse(path, text)
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no table at its top level.")
+    return data
+
+
+def _parse(path: Path, text: str) -> Any:
+    suffix = path.suffix.lower()
+    if suffix == ".toml":
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    if suffix == ".json":
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path} is not valid JSON: {error}.") from error
+    if suffix in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}.") from error
+    raise ConfigError(f"{path}: a configuration ends in .toml, .yaml, .yml or .json.")
+
+
+def read_environ(environ: Mapping[str, str], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables that ``INFS_...`` variables say; `data` tells how the ids of models are written.
+
+    Raises:
+        ConfigError: for a value that starts like JSON and is none.
+    """
+    result: dict[str, Any] = {}
+    for variable, text in sorted(environ.items()):
+        if not variable.upper().startswith(ENV_PREFIX) or variable.upper() in NOT_SETTINGS:
+            continue
+        path = variable[len(ENV_PREFIX) :].split("__")
+        _set(result, _spell(path, data), _value(variable, text), variable)
+    return result
+
+
+# Read elsewhere: the name of the configuration file itself.
+NOT_SETTINGS = frozenset({"INFS_CONFIG"})
+
+
+def _spell(path: list[str], data: Mapping[str, Any]) -> list[str]:
+    """Keys are lower case; the id of a model is spelled as in the file, where it is known there."""
+    spelled = [part.lower() for part in path]
+    if spelled[0] == "models" and len(path) > 1:
+        models = data.get("models")
+        known = {str(name).lower(): str(name) for name in models} if isinstance(models, Mapping) else {}
+        spelled[1] = known.get(path[1].lower(), path[1])
+    return spelled
+
+
+def _value(variable: str, text: str) -> Any:
+    if not text.lstrip().startswith(("[", "{")):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{variable} starts like JSON and is none: {error}.", param=variable) from error
+
+
+def _set(target: dict[str, Any], path: list[str], value: Any, variable: str) -> None:
+    for part in path[:-1]:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"{variable} sets a part of something that another variable sets whole.")
+    target[path[-1]] = value
+
+
+__all__ = [
+    "Config",
+    "DeviceConfig",
+    "HubConfig",
+    "LogConfig",
+    "ModelConfig",
+    "Preload",
+    "ServerConfig",
+    "load_config",
+    "parse_config",
+    "parse_model",
+]

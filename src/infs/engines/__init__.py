@@ -1,0 +1,1 @@
+"""Engines: adapters to inference libraries. They never import each other."""

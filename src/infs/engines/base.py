@@ -1,0 +1,171 @@
+"""What an engine is, and the lazy registry that finds one by its name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import AsyncIterator, Callable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from infs.config import ModelConfig, check_keys, convert
+from infs.errors import ConfigError, EngineNotFound, MissingExtra
+from infs.types import Event, Progress, Request
+
+ENTRY_POINTS = "infs.engines"
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded model says of itself.
+
+    Attributes:
+        tasks: the tasks it can do.
+        max_sequences: requests that it works on at the same time.
+        context_size: tokens of its longest sequence; ``None`` where that means nothing.
+        details: facts for people (architecture, parameters, quantisation, ...).
+        notes: what a user should know, such as a missing chat template.
+    """
+
+    tasks: list[str]
+    max_sequences: int = 1
+    context_size: int | None = None
+    details: dict[str, Any] = {}
+    notes: list[str] = []
+
+
+class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine is told to load. `path` is a local file or folder, ``None`` for a model without files."""
+
+    model: str
+    path: Path | None
+    config: ModelConfig
+
+
+class RunContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine is told beside the request: its number in this instance, for logs."""
+
+    request_id: int
+
+
+class Engine(Protocol):
+    """One model in one process. All methods are called on one event loop; `run` many times at once.
+
+    A request is cancelled by closing the iterator of its `run`: the engine frees what it holds in a ``finally``.
+    """
+
+    async def load(self, setup: ModelSetup, progress: Callable[[Progress], None]) -> ModelInfo:
+        """Load the model; `progress` may be called from any thread.
+
+        Raises:
+            LoadFailed: the files are not what they should be, or do not fit.
+        """
+        ...
+
+    def run(self, request: Request[Any], context: RunContext) -> AsyncIterator[Event]:
+        """The events of a request; the last one is its `Result`.
+
+        Raises:
+            InfsError: instead of a result.
+        """
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Counters, as plain data."""
+        ...
+
+    async def close(self) -> None:
+        """Free everything; requests still running end in a failure."""
+        ...
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How an engine is found and run.
+
+    Attributes:
+        factory: ``"module:name"`` of a callable without arguments that makes an `Engine`, or the callable.
+        options: ``"module:name"`` of the struct that its `options` in the configuration must fit.
+        requires: modules that must be importable where it runs.
+        extra: the extra of this package that brings them.
+        in_process: it needs no process of its own (it is pure Python, or a remote endpoint).
+        needs_files: a model of it needs `url` or `file`.
+    """
+
+    name: str
+    factory: str | Callable[[], Engine]
+    options: str | None = None
+    requires: tuple[str, ...] = ()
+    extra: str | None = None
+    in_process: bool = False
+    needs_files: bool = True
+
+    def create(self) -> Engine:
+        """A new engine, nothing loaded.
+
+        Raises:
+            MissingExtra: naming the extra to install.
+        """
+        self.check_installed()
+        factory = _resolve(self.factory) if isinstance(self.factory, str) else self.factory
+        engine: Engine = factory()
+        return engine
+
+    def check_installed(self) -> None:
+        """Raise `MissingExtra` unless the required modules are there; none of them is imported."""
+        missing = [module for module in self.requires if importlib.util.find_spec(module) is None]
+        if missing:
+            hint = f'pip install "infs[{self.extra}]"' if self.extra else f"pip install {' '.join(missing)}"
+            raise MissingExtra(f"The engine {self.name!r} needs {', '.join(missing)}, which is not installed: {hint}")
+
+    def check_model(self, model: str, config: ModelConfig) -> None:
+        """Raise `ConfigError` for a model that this engine cannot be given."""
+        key = f"models.{model}"
+        if self.needs_files and config.url is None and config.file is None:
+            raise ConfigError(f"{key} needs a url or a file.", param=key)
+        if self.options is not None:
+            kind = _resolve(self.options)
+            check_keys(config.options, kind, "the configuration", f"{key}.options")
+            convert(config.options, kind, "the configuration", f"{key}.options")
+        elif config.options and not callable(self.factory):
+            raise ConfigError(f"{key}: the engine {self.name!r} has no options.", param=f"{key}.options")
+
+
+def _resolve(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+BUILTIN: Mapping[str, EngineSpec] = {
+    spec.name: spec
+    for spec in (
+        EngineSpec(
+            name="llama-cpp",
+            factory="infs.engines.llama_cpp.engine:LlamaEngine",
+            options="infs.engines.llama_cpp.options:LlamaOptions",
+            requires=("llama_cpp", "llguidance", "jinja2", "numpy"),
+            extra="llama-cpp",
+        ),
+    )
+}
+
+
+def find_engine(name: str, custom: Mapping[str, EngineSpec] | None = None) -> EngineSpec:
+    """The engine called `name`: one of `custom`, a built-in one, or one that an installed package offers.
+
+    A package offers one through an entry point in the group ``infs.engines`` that names an `EngineSpec`.
+
+    Raises:
+        EngineNotFound: naming those that there are.
+    """
+    found = (custom or {}).get(name) or BUILTIN.get(name)
+    if found is not None:
+        return found
+    offered = entry_points(group=ENTRY_POINTS)
+    for point in offered:
+        if point.name == name:
+            spec: EngineSpec = point.load()
+            return spec
+    known = sorted({*BUILTIN, *(custom or {}), *(point.name for point in offered)})
+    raise EngineNotFound(f"There is no engine {name!r}; there are: {', '.join(known)}.")

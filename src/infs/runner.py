@@ -1,0 +1,85 @@
+"""Anything that can run a request, and the named conveniences that every runner has.
+
+A runner has two methods whatever the task. `Conveniences` adds a method for each task, all made by the same
+descriptor, so ``server.chat_completion(model=..., messages=[...])`` is `run` of a `ChatCompletionRequest`, with
+that class's own parameters for the type checker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
+
+from infs.types import (
+    ChatCompletionRequest,
+    EmbeddingRequest,
+    Event,
+    R,
+    Request,
+    Result,
+    TextCompletionRequest,
+)
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", bound=Result, covariant=True)
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """Runs requests: a server, a worker, a network of machines."""
+
+    async def run(self, request: Request[R]) -> R:
+        """The result of `request`.
+
+        Raises:
+            InfsError: when there is none.
+        """
+        ...
+
+    def stream(self, request: Request[Any]) -> AsyncIterator[Event]:
+        """The events of `request` as they happen; the last one is its `Result`.
+
+        Closing the iterator cancels the request.
+
+        Raises:
+            InfsError: out of the iterator, instead of a result.
+        """
+        ...
+
+
+class BoundConvenience(Generic[P, R]):
+    """One task of one runner: call it for the result, `stream` it for the events."""
+
+    def __init__(self, runner: Runner, request: Callable[P, Request[R]]) -> None:
+        self._runner = runner
+        self._request = request
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        return self._runner.run(self._request(*args, **kwargs))
+
+    def stream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Event]:
+        """The events of this request; see `Runner.stream`."""
+        return self._runner.stream(self._request(*args, **kwargs))
+
+
+class Convenience(Generic[P, R]):
+    """The descriptor behind a task's named method."""
+
+    def __init__(self, request: Callable[P, Request[R]]) -> None:
+        self.request = request
+        self.__doc__ = request.__doc__
+
+    @overload
+    def __get__(self, runner: None, owner: type) -> Convenience[P, R]: ...
+    @overload
+    def __get__(self, runner: Runner, owner: type) -> BoundConvenience[P, R]: ...
+    def __get__(self, runner: Runner | None, owner: type) -> Convenience[P, R] | BoundConvenience[P, R]:
+        return self if runner is None else BoundConvenience(runner, self.request)
+
+
+class Conveniences:
+    """A method for each task, for any class that is a `Runner`. A test holds this list against `TASKS`."""
+
+    text_completion = Convenience(TextCompletionRequest)
+    chat_completion = Convenience(ChatCompletionRequest)
+    embedding = Convenience(EmbeddingRequest)

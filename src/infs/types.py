@@ -1,0 +1,454 @@
+"""The vocabulary: requests, the events they cause and the results they end in.
+
+A task is one request class and one result class; `TASKS` lists them, and everything that handles all tasks
+alike (codec, facade, conveniences, capabilities) reads that list. All classes are frozen structs that encode
+themselves (msgspec). A field that may be left out has the value `UNSET`, which is not the same as ``None``.
+
+Ranges are part of the types (`Meta`); `validate` checks them wherever a request enters.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from infs.errors import InvalidRequest
+
+__all__ = [
+    "GENERATION_OPTIONS",
+    "TASKS",
+    "UNSET",
+    "AssistantMessage",
+    "ChatChoice",
+    "ChatCompletionRequest",
+    "ChatCompletionResult",
+    "ChoiceConstraint",
+    "CompletionChoice",
+    "Constraint",
+    "ContentPart",
+    "Delta",
+    "EmbeddingRequest",
+    "EmbeddingResult",
+    "Event",
+    "FinishReason",
+    "GenerationRequest",
+    "GrammarConstraint",
+    "ImagePart",
+    "JsonConstraint",
+    "LogitBias",
+    "Message",
+    "NamedTool",
+    "Progress",
+    "RegexConstraint",
+    "Request",
+    "Result",
+    "TextCompletionRequest",
+    "TextCompletionResult",
+    "TextPart",
+    "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "TopLogprob",
+    "UnsetType",
+    "Usage",
+    "validate",
+]
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Meta(ge=0.0)]
+Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+# --- results and events ---------------------------------------------------------------------------------------
+
+
+class Event(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Something that happened on the way to a result."""
+
+
+class Result(Event, frozen=True, kw_only=True):
+    """The last event of a request that went well."""
+
+
+R = TypeVar("R", bound=Result)
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """Tokens that a request took. `cached_tokens` of the prompt needed no computing."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+class TopLogprob(Struct, frozen=True, kw_only=True):
+    """One candidate for a token's place; `bytes` may be a part of a character."""
+
+    token: str
+    bytes: bytes
+    logprob: float
+
+
+class TokenLogprob(Struct, frozen=True, kw_only=True):
+    """A chosen token with its natural-log probability under the model, before any sampling setting.
+
+    `logprob` is ``None`` for the first token of an echoed prompt, which nothing precedes.
+    """
+
+    token: str
+    bytes: bytes
+    logprob: float | None
+    top: list[TopLogprob] = []
+
+
+class ToolCall(Struct, frozen=True, kw_only=True):
+    """A function that the model wants called. `arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class ToolCallDelta(Struct, frozen=True, kw_only=True):
+    """A piece of a tool call: `id` and `name` come once, with the first piece of call number `index`."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+class Progress(Event, frozen=True, kw_only=True, tag="progress"):
+    """How far a stage has come: `done` of `total` (``None`` when unknown), in `unit`."""
+
+    stage: Literal["queue", "download", "load", "prompt"]
+    done: int
+    total: int | None = None
+    unit: Literal["bytes", "tokens", "requests", "percent"] = "bytes"
+    detail: str = ""
+
+
+class Delta(Event, frozen=True, kw_only=True, tag="delta"):
+    """New output of choice number `index`. The last delta of a choice carries its `finish_reason`."""
+
+    index: int = 0
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCallDelta] = []
+    logprobs: list[TokenLogprob] = []
+    finish_reason: FinishReason | None = None
+
+
+class CompletionChoice(Struct, frozen=True, kw_only=True):
+    """One text. `logprobs` is ``None`` unless asked for."""
+
+    index: int
+    text: str
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprob] | None = None
+
+
+class TextCompletionResult(Result, frozen=True, kw_only=True, tag="text-completion-result"):
+    """The texts of a text completion, in the order of their index."""
+
+    choices: list[CompletionChoice]
+    usage: Usage
+
+    @property
+    def text(self) -> str:
+        """The first choice's text."""
+        return self.choices[0].text
+
+
+class AssistantMessage(Struct, frozen=True, kw_only=True):
+    """What the model said. `content` is ``None`` when it only called tools."""
+
+    content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCall] = []
+
+
+class ChatChoice(Struct, frozen=True, kw_only=True):
+    """One answer. `logprobs` is ``None`` unless asked for."""
+
+    index: int
+    message: AssistantMessage
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprob] | None = None
+
+
+class ChatCompletionResult(Result, frozen=True, kw_only=True, tag="chat-completion-result"):
+    """The answers of a chat completion, in the order of their index."""
+
+    choices: list[ChatChoice]
+    usage: Usage
+
+    @property
+    def text(self) -> str:
+        """The first choice's content, empty when there is none."""
+        return self.choices[0].message.content or ""
+
+
+class EmbeddingResult(Result, frozen=True, kw_only=True, tag="embedding-result"):
+    """One vector for each input, in their order: `dimensions` little-endian float32 values each."""
+
+    vectors: list[bytes]
+    dimensions: int
+    usage: Usage
+
+    def as_lists(self) -> list[list[float]]:
+        """The vectors as lists of floats; shape (inputs, dimensions)."""
+        return [list(memoryview(vector).cast("f")) for vector in self.vectors]
+
+
+# --- structured output ----------------------------------------------------------------------------------------
+
+
+class JsonConstraint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="json"):
+    """The output is JSON that fits `schema`; without one, any JSON object."""
+
+    schema: dict[str, Any] | None = None
+
+
+class RegexConstraint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="regex"):
+    """The whole output matches `pattern` (Rust regex syntax)."""
+
+    pattern: str
+
+
+class ChoiceConstraint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="choice"):
+    """The output is one of `options`."""
+
+    options: Annotated[list[str], Meta(min_length=1)]
+
+
+class GrammarConstraint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="grammar"):
+    """The output is a sentence of a context-free grammar."""
+
+    grammar: str
+    syntax: Literal["gbnf", "lark"] = "gbnf"
+
+
+Constraint = JsonConstraint | RegexConstraint | ChoiceConstraint | GrammarConstraint
+
+
+class LogitBias(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Adds `bias` to the score of `token`: an id, or a text whose tokens are all meant."""
+
+    token: TokenId | str
+    bias: Annotated[float, Meta(ge=-100.0, le=100.0)]
+
+
+# --- messages -------------------------------------------------------------------------------------------------
+
+
+class TextPart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="text"):
+    """Text in a message."""
+
+    text: str
+
+
+class ImagePart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="image"):
+    """An image in a message: the bytes of a file, or the URL it came with."""
+
+    url: str
+
+
+ContentPart = TextPart | ImagePart
+
+
+class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCall] = []
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content if isinstance(part, TextPart))
+        return self.content or ""
+
+
+class Tool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A function that the model may call. `parameters` is a JSON Schema; `strict` enforces it."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.:-]{1,128}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool = False
+
+
+class NamedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tool choice: the model must call one of these (`required`), or may only call these."""
+
+    names: Annotated[list[str], Meta(min_length=1)]
+    required: bool = True
+
+
+# --- requests -------------------------------------------------------------------------------------------------
+
+
+class Request(Struct, Generic[R], frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="task"):
+    """What goes in. `timeout` is in seconds, from the moment of asking to the result."""
+
+    task: ClassVar[str]
+    result_type: ClassVar[type[Result]]
+
+    model: str
+    timeout: Annotated[float, Meta(gt=0.0)] | None = None
+
+
+class GenerationRequest(Request[R], Generic[R], frozen=True, kw_only=True):
+    """What text and chat completion have in common: the settings of text generation.
+
+    What is `UNSET` comes from the model's `completion_defaults`, then the engine.
+
+    The sampling settings mean what they mean in llama.cpp. `context_overflow` says what happens when prompt and
+    output no longer fit into the context: end with ``length`` and refuse longer prompts, or drop the oldest half
+    behind the first `context_keep` tokens and go on.
+    """
+
+    max_tokens: Count | UnsetType | None = UNSET
+    n: Annotated[int, Meta(ge=1, le=128)] | UnsetType = UNSET
+    best_of: Annotated[int, Meta(ge=1, le=128)] | UnsetType = UNSET
+    stop: list[str] | UnsetType = UNSET
+    seed: int | UnsetType = UNSET
+    logprobs: Annotated[int, Meta(ge=0, le=100)] | UnsetType | None = UNSET
+    constraint: Constraint | UnsetType | None = UNSET
+    ignore_eos: bool | UnsetType = UNSET
+    context_overflow: Literal["refuse", "shift"] | UnsetType = UNSET
+    context_keep: Count | UnsetType = UNSET
+
+    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | UnsetType = UNSET
+    top_k: Annotated[int, Meta(ge=-1)] | UnsetType = UNSET
+    top_p: Probability | UnsetType = UNSET
+    min_p: Probability | UnsetType = UNSET
+    typical_p: Probability | UnsetType = UNSET
+    top_n_sigma: Annotated[float, Meta(ge=-1.0)] | UnsetType = UNSET
+    repeat_penalty: Annotated[float, Meta(gt=0.0)] | UnsetType = UNSET
+    frequency_penalty: Penalty | UnsetType = UNSET
+    presence_penalty: Penalty | UnsetType = UNSET
+    penalty_last_n: Annotated[int, Meta(ge=-1)] | UnsetType = UNSET
+    dry_multiplier: NonNegative | UnsetType = UNSET
+    dry_base: NonNegative | UnsetType = UNSET
+    dry_allowed_length: Count | UnsetType = UNSET
+    dry_penalty_last_n: Annotated[int, Meta(ge=-1)] | UnsetType = UNSET
+    dry_sequence_breakers: list[str] | UnsetType = UNSET
+    xtc_probability: Probability | UnsetType = UNSET
+    xtc_threshold: Probability | UnsetType = UNSET
+    mirostat: Literal[0, 1, 2] | UnsetType = UNSET
+    mirostat_tau: NonNegative | UnsetType = UNSET
+    mirostat_eta: NonNegative | UnsetType = UNSET
+    logit_bias: list[LogitBias] | UnsetType = UNSET
+
+    def set_options(self) -> dict[str, Any]:
+        """The options that are set, by name."""
+        return {name: value for name in GENERATION_OPTIONS if (value := getattr(self, name)) is not UNSET}
+
+
+GENERATION_OPTIONS: tuple[str, ...] = tuple(
+    name for name in GenerationRequest.__struct_fields__ if name not in Request.__struct_fields__
+)
+
+
+class TextCompletionRequest(GenerationRequest[TextCompletionResult], frozen=True, kw_only=True, tag="text-completion"):
+    """Continue a text.
+
+    `prompt` is text or token ids; `suffix` asks for what stands between the two (fill-in-the-middle); `echo`
+    puts the prompt before the output.
+    """
+
+    task = "text-completion"
+    result_type = TextCompletionResult
+
+    prompt: str | list[TokenId]
+    suffix: str | None = None
+    echo: bool = False
+
+
+class ChatCompletionRequest(GenerationRequest[ChatCompletionResult], frozen=True, kw_only=True, tag="chat-completion"):
+    """Answer a conversation.
+
+    `continue_final_message` goes on with the last message, which must be the assistant's, instead of opening a
+    new one. `template_options` are variables for the model's chat template.
+    """
+
+    task = "chat-completion"
+    result_type = ChatCompletionResult
+
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    tools: list[Tool] = []
+    tool_choice: Literal["auto", "none", "required"] | NamedTool = "auto"
+    parallel_tool_calls: bool = True
+    continue_final_message: bool = False
+    template_options: dict[str, Any] = {}
+
+
+class EmbeddingRequest(Request[EmbeddingResult], frozen=True, kw_only=True, tag="embedding"):
+    """Turn texts (or lists of token ids) into vectors.
+
+    `dimensions` cuts the vectors; `normalize` brings them to unit length, after the cut.
+    """
+
+    task = "embedding"
+    result_type = EmbeddingResult
+
+    input: Annotated[list[str | list[TokenId]], Meta(min_length=1)]
+    dimensions: Positive | None = None
+    normalize: bool = True
+
+
+TASKS: dict[str, type[Request[Any]]] = {
+    kind.task: kind for kind in (TextCompletionRequest, ChatCompletionRequest, EmbeddingRequest)
+}
+
+# --- checks ---------------------------------------------------------------------------------------------------
+
+Checked = TypeVar("Checked")
+
+
+def validate(value: Checked) -> Checked:
+    """The same value, once it is known to survive its own encoding, types and ranges included.
+
+    Raises:
+        InvalidRequest: with the field as `param`.
+    """
+    try:
+        msgspec.msgpack.decode(msgspec.msgpack.encode(value), type=type(value))
+    except msgspec.ValidationError as error:
+        message, param = explain(error)
+        raise InvalidRequest(message, param=param) from error
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"The request holds text that is not valid Unicode: half of a surrogate pair, "
+            f"{error.object[error.start]!r}, at character {error.start}."
+        ) from error
+    except (TypeError, OverflowError) as error:
+        raise InvalidRequest(f"The request holds something that is not data: {error}") from error
+    return value
+
+
+def explain(error: msgspec.ValidationError) -> tuple[str, str | None]:
+    """What a validation error says, and the path of the field it says it of (``messages[0].role``)."""
+    text = str(error)
+    what, _, path = text.partition(" - at `")
+    field = path.rstrip("`").lstrip("$").lstrip(".") or None
+    return (f"{field}: {what}" if field else what), field

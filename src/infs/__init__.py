@@ -1,1 +1,57 @@
-"""Run AI models on your own machine."""
+"""Run AI models on your own machine.
+
+`InferenceServer` is where to start; `infs.types` has the requests and results, `infs.errors` what can go wrong.
+"""
+
+from __future__ import annotations
+
+from infs.config import Config, DeviceConfig, ModelConfig, load_config
+from infs.demo import demo_model
+from infs.errors import InfsError
+from infs.runner import Runner
+from infs.server import InferenceServer
+from infs.types import (
+    ChatCompletionRequest,
+    ChatCompletionResult,
+    Delta,
+    EmbeddingRequest,
+    EmbeddingResult,
+    Event,
+    Message,
+    Progress,
+    Request,
+    Result,
+    TextCompletionRequest,
+    TextCompletionResult,
+    Tool,
+    ToolCall,
+    Usage,
+)
+from infs.version import VERSION as __version__
+
+__all__ = [
+    "ChatCompletionRequest",
+    "ChatCompletionResult",
+    "Config",
+    "Delta",
+    "DeviceConfig",
+    "EmbeddingRequest",
+    "EmbeddingResult",
+    "Event",
+    "InferenceServer",
+    "InfsError",
+    "Message",
+    "ModelConfig",
+    "Progress",
+    "Request",
+    "Result",
+    "Runner",
+    "TextCompletionRequest",
+    "TextCompletionResult",
+    "Tool",
+    "ToolCall",
+    "Usage",
+    "__version__",
+    "demo_model",
+    "load_config",
+]

@@ -33,10 +33,11 @@ class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
 
 
 class Load(Frame, frozen=True, kw_only=True, tag="load"):
-    """Parent to worker, first: which engine and model to load. `path` is a local file or folder."""
+    """Parent to worker, first: what to load with which engine. `path` is a local file or folder."""
 
     model: str
     engine: str
+    factory: str
     path: str | None
     config: ModelConfig
 

@@ -113,7 +113,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 3000
     api_keys: list[str] = []
-    cors_origins: list[str] = ["*"]
+    cors_origins: list[str] = msgspec.field(default_factory=lambda: ["*"])
     max_body: Positive = 64 * 1024 * 1024
     drain_timeout: Seconds = 30.0
     stall_timeout: Annotated[float, Meta(gt=0.0)] = 60.0
@@ -235,6 +235,11 @@ def check_defaults(data: dict[str, Any], where: str, key: str) -> dict[str, Any]
         what, param = explain(error)
         raise ConfigError(f"{where}: {key}.{what}.", param=f"{key}.{param}") from error
     return data
+
+
+def typed_defaults(data: dict[str, Any]) -> dict[str, Any]:
+    """Checked `completion_defaults` with the types that requests have."""
+    return msgspec.convert({"model": "-", **data}, _Defaults).set_options()
 
 
 class _Defaults(GenerationRequest[Any], frozen=True, kw_only=True, tag="defaults"):

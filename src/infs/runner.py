@@ -7,7 +7,7 @@ that class's own parameters for the type checker.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 from infs.types import (
@@ -36,13 +36,13 @@ class Runner(Protocol):
         """
         ...
 
-    def stream(self, request: Request[Any]) -> AsyncIterator[Event]:
+    def stream(self, request: Request[Any]) -> AsyncGenerator[Event]:
         """The events of `request` as they happen; the last one is its `Result`.
 
-        Closing the iterator cancels the request.
+        Closing the generator cancels the request.
 
         Raises:
-            InfsError: out of the iterator, instead of a result.
+            InfsError: out of the generator, instead of a result.
         """
         ...
 
@@ -57,7 +57,7 @@ class BoundConvenience(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         return self._runner.run(self._request(*args, **kwargs))
 
-    def stream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Event]:
+    def stream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Event]:
         """The events of this request; see `Runner.stream`."""
         return self._runner.stream(self._request(*args, **kwargs))
 

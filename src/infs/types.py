@@ -9,6 +9,7 @@ Ranges are part of the types (`Meta`); `validate` checks them wherever a request
 
 from __future__ import annotations
 
+import builtins
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
@@ -97,7 +98,7 @@ class TopLogprob(Struct, frozen=True, kw_only=True):
     """One candidate for a token's place; `bytes` may be a part of a character."""
 
     token: str
-    bytes: bytes
+    bytes: builtins.bytes
     logprob: float
 
 
@@ -108,7 +109,7 @@ class TokenLogprob(Struct, frozen=True, kw_only=True):
     """
 
     token: str
-    bytes: bytes
+    bytes: builtins.bytes
     logprob: float | None
     top: list[TopLogprob] = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,7 +53,8 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
 class Engine(Protocol):
     """One model in one process. All methods are called on one event loop; `run` many times at once.
 
-    A request is cancelled by closing the iterator of its `run`: the engine frees what it holds in a ``finally``.
+    `run` is an async generator. A request is cancelled by closing it: the engine frees what it holds in a
+    ``finally``.
     """
 
     async def load(self, setup: ModelSetup, progress: Callable[[Progress], None]) -> ModelInfo:
@@ -64,7 +65,7 @@ class Engine(Protocol):
         """
         ...
 
-    def run(self, request: Request[Any], context: RunContext) -> AsyncIterator[Event]:
+    def run(self, request: Request[Any], context: RunContext) -> AsyncGenerator[Event]:
         """The events of a request; the last one is its `Result`.
 
         Raises:
@@ -82,10 +83,11 @@ class Engine(Protocol):
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """How an engine is found and run.
+    """How an engine is found and run. Without `in_process` it is made in a worker, so it must be data.
 
     Attributes:
-        factory: ``"module:name"`` of a callable without arguments that makes an `Engine`, or the callable.
+        factory: ``"module:name"`` of a callable without arguments that makes an `Engine`, or the callable itself
+            for an engine that runs in process.
         options: ``"module:name"`` of the struct that its `options` in the configuration must fit.
         requires: modules that must be importable where it runs.
         extra: the extra of this package that brings them.

@@ -1,0 +1,105 @@
+"""What the batching needs from outside: a decoder that computes, and an output that samples and takes tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from infs.errors import InfsError
+from infs.types import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The cells of `source` at positions ``[start, end)`` belong to `target` too. Nothing is moved or computed."""
+
+    source: int
+    target: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """The cells at positions ``[start, end)`` no longer belong to `seq`; `end` -1 means all from `start`."""
+
+    seq: int
+    start: int
+    end: int = -1
+
+
+CacheOp = Copy | Remove
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens of one sequence for one step: `tokens` go to positions ``start, start + 1, ...`` of sequence `seq`.
+
+    `logits`: how many of the last tokens want their next-token scores.
+    """
+
+    seq: int
+    start: int
+    tokens: Sequence[int]
+    logits: int
+
+
+class Decoder(Protocol):
+    """A model with a cache of `cells` cells for `sequences` sequence ids. Used by one thread."""
+
+    cells: int
+    sequences: int
+
+    def apply(self, ops: Sequence[CacheOp]) -> None:
+        """Change who owns which cells, in order."""
+        ...
+
+    def decode(self, chunks: Sequence[Chunk]) -> list[int]:
+        """Compute one batch; for each chunk, the row of its first score (rows of one chunk are consecutive).
+
+        Raises:
+            InfsError: nothing of the batch counts, and the cache is in an unknown state.
+        """
+        ...
+
+    def clear(self) -> None:
+        """Forget every cell."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a sequence took: `cached` of its `prompt` tokens were not computed, `generated` were sampled."""
+
+    prompt: int
+    cached: int
+    generated: int
+
+
+class Output(Protocol):
+    """Where the tokens of one sequence come from and go to. Called by the loop's thread only."""
+
+    def prompt_scored(self, position: int, row: int) -> None:
+        """`row` has the scores that follow the prompt's token at `position` (only where all were asked for)."""
+        ...
+
+    def prompt_computed(self, done: int, total: int) -> None:
+        """`done` of `total` prompt tokens are in the cache."""
+        ...
+
+    def sample(self, row: int) -> int:
+        """Choose the next token by the scores in `row`."""
+        ...
+
+    def accept(self, token: int) -> FinishReason | None:
+        """Take a chosen token; a reason ends the sequence."""
+        ...
+
+    def finished(self, reason: FinishReason, counts: Counts) -> None:
+        """The sequence ended well. The last call."""
+        ...
+
+    def failed(self, error: InfsError) -> None:
+        """The sequence ended badly. The last call."""
+        ...

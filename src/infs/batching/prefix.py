@@ -1,0 +1,342 @@
+"""A radix cache over token sequences whose key-value cells live in one unified cache.
+
+A node stands for a run of cells. A sequence id ("seq") is attached to the node where its cached tokens end; it
+owns the cells of that node and of all nodes above, so that a shared beginning is held once, whoever shares it.
+Seqs are *live* (a request is running on them) or *kept* (only there to hold cells for later). Nothing is computed
+or copied here: what has to happen in the decoder's cache is written to `ops`, to be applied in order.
+
+Invariants, verified by `check_integrity`:
+
+- every leaf has a seq attached, so no cell is in the tree that nobody holds;
+- a kept seq is attached to a leaf, and alone there: an inner node is held by the seqs below it;
+- `cells` is the sum of all nodes, since a token at a place in the tree has exactly one cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from infs.batching.base import CacheOp, Copy, Remove
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """The number of leading tokens that `a` and `b` share."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low < high:  # a[:low] == b[:low] always; slices compare at the speed of C
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class Node:
+    """A run of tokens after those of `parent`; it ends at position `end`. `live` counts live seqs here and below."""
+
+    __slots__ = ("children", "end", "live", "parent", "seqs", "tokens", "used")
+
+    def __init__(self, parent: Node | None, tokens: list[int], end: int, used: int) -> None:
+        self.parent = parent
+        self.tokens = tokens
+        self.end = end
+        self.used = used
+        self.children: dict[int, Node] = {}
+        self.seqs: set[int] = set()
+        self.live = 0
+
+    @property
+    def start(self) -> int:
+        """The position of the first token."""
+        return self.end - len(self.tokens)
+
+
+class PrefixCache:
+    """Which tokens are in the cells, and who holds them.
+
+    Args:
+        seqs: number of sequence ids there are.
+    """
+
+    def __init__(self, seqs: int) -> None:
+        self.ops: list[CacheOp] = []
+        self.cells = 0
+        self.evicted = 0
+        self._root = Node(None, [], 0, 0)
+        self._at: dict[int, Node] = {}
+        self._live: set[int] = set()
+        self._free = list(range(seqs - 1, -1, -1))
+        self._clock = 0
+
+    # --- asking: none of these changes anything
+
+    def match(self, tokens: Sequence[int]) -> int:
+        """The number of leading tokens of `tokens` that are in the cells."""
+        node, inside = self._find(tokens, len(tokens))
+        return node.end if inside is None else node.end + inside[1]
+
+    def unlocked(self, tokens: Sequence[int]) -> int:
+        """How many of those that `match` counts are evictable now, and would not be once they are shared."""
+        node, inside = self._find(tokens, len(tokens))
+        count = inside[1] if inside is not None and not inside[0].live else 0
+        while node.parent is not None and not node.live:
+            count += len(node.tokens)
+            node = node.parent
+        return count
+
+    def depth(self, seq: int) -> int:
+        """The number of tokens that `seq` holds in the tree."""
+        return self._at[seq].end
+
+    def evictable(self) -> int:
+        """Cells that `evict` could free."""
+        return sum(len(node.tokens) for node in self._nodes() if not node.live)
+
+    def has_seq(self) -> bool:
+        """Whether `acquire` would find a sequence id."""
+        return bool(self._free) or any(True for _ in self._candidates())
+
+    # --- live sequences
+
+    def acquire(self, tokens: Sequence[int], limit: int) -> tuple[int, int]:
+        """A live seq that holds the longest known beginning of `tokens`, at most `limit` of them.
+
+        Returns:
+            The seq, and how many tokens it holds. It is the one that was kept there, a free one, or the least
+            recently used kept one.
+
+        Raises:
+            LookupError: every seq is live.
+        """
+        node, inside = self._find(tokens, limit)
+        if inside is not None:
+            node = self._split(*inside)
+        self._lock(node, 1)  # what is about to be shared must not be evicted for its sharing
+        seq = self._kept_at(node)
+        if seq is None and not self._free:
+            self._sacrifice()
+            seq = self._kept_at(node)  # the one that was given up may have ended just here
+        if seq is None:
+            if not self._free:
+                self._lock(node, -1)
+                raise LookupError("every sequence id is in use")
+            seq = self._free.pop()
+            if node is not self._root:
+                self.ops.append(Copy(self._holder(node), seq, 0, node.end))
+        node.seqs.add(seq)
+        self._at[seq] = node
+        self._live.add(seq)
+        self._touch(node)
+        return seq, node.end
+
+    def extend(self, seq: int, tokens: Sequence[int]) -> None:
+        """Live `seq` has computed all of `tokens` (from position 0): the new ones become part of the tree.
+
+        Where the tree has the same tokens in other cells already, `seq` shares those and its own are freed.
+        """
+        node = self._at[seq]
+        done = node.end
+        while done < len(tokens):
+            child = node.children.get(tokens[done])
+            if child is None:
+                node = self._grow(node, seq, list(tokens[done:]))
+                break
+            shared = common_prefix(child.tokens, list(tokens[done : done + len(child.tokens)]))
+            node = child if shared == len(child.tokens) else self._split(child, shared)
+            self.ops.append(Remove(seq, done, node.end))
+            self.ops.append(Copy(self._holder(node), seq, done, node.end))
+            done = node.end
+        self._move(seq, node)
+        self._touch(node)
+
+    def release(self, seq: int) -> None:
+        """`seq` is no longer live; what it holds in the tree is kept until its cells are wanted.
+
+        Cells that it has beyond the tree must have been removed or given to `extend` before.
+        """
+        node = self._at[seq]
+        self._lock(node, -1)
+        self._live.remove(seq)
+        if node is self._root or node.children or len(node.seqs) > 1:
+            self._drop(seq)
+
+    # --- room
+
+    def evict(self, cells: int) -> int:
+        """Free up to `cells` cells, least recently used first, from the ends of kept sequences.
+
+        Returns:
+            How many were freed: fewer only when nothing is left that could be.
+        """
+        freed = 0
+        while freed < cells:
+            seq = self._oldest()
+            if seq is None:
+                break
+            freed += self._trim(seq, cells - freed)
+        return freed
+
+    def clear(self) -> None:
+        """Forget everything; the decoder's cells must be cleared as well."""
+        self.__init__(len(self._free) + len(self._at))  # type: ignore[misc]
+
+    # --- inner workings
+
+    def _find(self, tokens: Sequence[int], limit: int) -> tuple[Node, tuple[Node, int] | None]:
+        """The deepest node that `tokens` reach, and the child that they reach into, with how far."""
+        node = self._root
+        while node.end < limit:
+            child = node.children.get(tokens[node.end])
+            if child is None:
+                break
+            end = min(limit, child.end)
+            shared = common_prefix(child.tokens, list(tokens[node.end : end]))
+            if shared < len(child.tokens):
+                return node, (child, shared)
+            node = child
+        return node, None
+
+    def _split(self, node: Node, at: int) -> Node:
+        """Cut `node` in two after `at` tokens; the upper half is new, seqs stay attached to the lower."""
+        parent = node.parent
+        assert parent is not None
+        upper = Node(parent, node.tokens[:at], node.start + at, node.used)
+        upper.live = node.live
+        parent.children[upper.tokens[0]] = upper
+        node.tokens = node.tokens[at:]
+        node.parent = upper
+        upper.children[node.tokens[0]] = node
+        return upper
+
+    def _grow(self, node: Node, seq: int, tokens: list[int]) -> Node:
+        """Add `tokens` behind `node`: to the node itself where only `seq` is there, else as a child."""
+        self.cells += len(tokens)
+        if node is not self._root and not node.children and node.seqs == {seq}:
+            node.tokens += tokens
+            node.end += len(tokens)
+            return node
+        child = Node(node, tokens, node.end + len(tokens), self._clock)
+        node.children[tokens[0]] = child
+        return child
+
+    def _move(self, seq: int, node: Node) -> None:
+        """Attach live `seq` to `node`, further down; kept seqs that `node` makes superfluous go."""
+        before = self._at[seq]
+        if node is before:
+            return
+        before.seqs.remove(seq)
+        self._lock(before, -1)
+        node.seqs.add(seq)
+        self._lock(node, 1)
+        self._at[seq] = node
+        above: Node | None = node
+        while above is not None and above is not before.parent:
+            self._drop_kept(above)
+            above = above.parent
+
+    def _drop_kept(self, node: Node) -> None:
+        """The kept seqs at `node` hold nothing that a live one below or beside them does not hold too."""
+        for seq in [seq for seq in node.seqs if seq not in self._live]:
+            self._drop(seq)
+
+    def _lock(self, node: Node | None, step: int) -> None:
+        while node is not None:
+            node.live += step
+            node = node.parent
+
+    def _touch(self, node: Node | None) -> None:
+        self._clock += 1
+        while node is not None:
+            node.used = self._clock
+            node = node.parent
+
+    def _holder(self, node: Node) -> int:
+        """Any seq that holds the cells of `node`."""
+        while not node.seqs:
+            node = next(iter(node.children.values()))
+        return next(iter(node.seqs))
+
+    def _kept_at(self, node: Node) -> int | None:
+        return next((seq for seq in node.seqs if seq not in self._live), None)
+
+    def _candidates(self) -> Iterator[int]:
+        return (seq for seq, node in self._at.items() if not node.live)
+
+    def _oldest(self) -> int | None:
+        return min(self._candidates(), key=lambda seq: self._at[seq].used, default=None)
+
+    def _sacrifice(self) -> None:
+        """Give up the least recently used kept seq, with all cells that only it holds and nobody locked."""
+        seq = self._oldest()
+        while seq is not None and seq in self._at and not self._at[seq].live:
+            self._trim(seq, self._at[seq].end)
+
+    def _trim(self, seq: int, cells: int) -> int:
+        """Free up to `cells` cells at the end of kept `seq`, at most those of its own leaf."""
+        node = self._at[seq]
+        count = min(cells, len(node.tokens))
+        self.cells -= count
+        self.evicted += count
+        if count < len(node.tokens):
+            del node.tokens[-count:]
+            node.end -= count
+            self.ops.append(Remove(seq, node.end))
+            return count
+        parent = node.parent
+        assert parent is not None
+        del parent.children[node.tokens[0]]
+        if parent is self._root or parent.children or parent.seqs:
+            self._drop(seq)
+        else:
+            parent.seqs.add(seq)
+            self._at[seq] = parent
+            self.ops.append(Remove(seq, parent.end))
+        return count
+
+    def _drop(self, seq: int) -> None:
+        """Take `seq` out of the tree and give its id back."""
+        self._at.pop(seq).seqs.discard(seq)
+        self.ops.append(Remove(seq, 0))
+        self._free.append(seq)
+
+    def _nodes(self) -> Iterator[Node]:
+        todo = list(self._root.children.values())
+        while todo:
+            node = todo.pop()
+            todo += node.children.values()
+            yield node
+
+    # --- for tests and for idle moments
+
+    def held(self, seq: int) -> list[int]:
+        """The tokens that `seq` holds in the tree."""
+        tokens: list[int] = []
+        node: Node | None = self._at[seq]
+        while node is not None:
+            tokens = node.tokens + tokens
+            node = node.parent
+        return tokens
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if an invariant does not hold. Changes nothing."""
+        nodes = list(self._nodes())
+        assert self.cells == sum(len(node.tokens) for node in nodes), "cells are the tokens in the tree"
+        for node in nodes:
+            parent = node.parent
+            assert parent is not None
+            assert node.tokens, "no empty nodes"
+            assert parent.children[node.tokens[0]] is node, "a child stands under its first token"
+            assert node.start == parent.end, "positions follow on"
+            assert node.children or node.seqs, "every leaf is held"
+            kept = node.seqs - self._live
+            assert not kept or (not node.children and len(node.seqs) == 1), "a kept seq is alone on a leaf"
+        for node in [self._root, *nodes]:
+            below = sum(child.live for child in node.children.values())
+            assert node.live == below + len(node.seqs & self._live), "live counts add up"
+        attached = [seq for node in [self._root, *nodes] for seq in node.seqs]
+        assert sorted(attached) == sorted(self._at), "every seq is attached once"
+        assert all(seq in node.seqs for seq, node in self._at.items()), "seqs know their node"
+        assert not set(self._free) & set(self._at), "no seq is both free and in use"
+        assert self._live <= set(self._at), "live seqs are attached"

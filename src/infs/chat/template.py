@@ -1,0 +1,131 @@
+"""Chat templates: a conversation as the text that a model goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from infs.chat.conversation import Conversation, candidates, check_images, convert
+from infs.chat.probe import Probe
+from infs.chat.tools import check_tools, offered_tools
+from infs.errors import InfsError, InvalidRequest
+from infs.types import ChatCompletionRequest, Message
+
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+
+
+class ChatTemplate:
+    """A model's chat template, compiled once.
+
+    Args:
+        source: the Jinja text; ``None`` for a model without one, whose prompts are lines of ``role: content``.
+        bos_token, eos_token: the texts of these tokens, which templates may write.
+
+    Attributes:
+        plain: there is no template.
+        stop: texts that end an answer beside the model's own end token; only a plain prompt needs any.
+
+    A template writes the special tokens that it needs, a first token included where it wants one.
+
+    Raises:
+        LoadFailed: `source` is not valid Jinja; the message has the line.
+    """
+
+    def __init__(self, source: str | None, *, bos_token: str = "", eos_token: str = "") -> None:
+        self.source = source
+        self.plain = source is None
+        self.stop = ["\nuser:", "\nsystem:", "\ntool:"] if self.plain else []
+        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        if source is not None:
+            from infs.chat.sandbox import compile_template
+
+            self._template = compile_template(source)
+
+    def render(self, request: ChatCompletionRequest) -> str:
+        """The prompt for `request`.
+
+        Where the template refuses or drops some of the messages, they are adapted to it step by step: system
+        messages merged, then folded into the first user message, neighbours of the same role merged, tools and
+        their calls written as text. The first step that keeps every text is taken; whether it does is tried with
+        stand-ins for the texts, so that it depends on the shape of the conversation alone.
+
+        Raises:
+            InvalidRequest: the template takes these messages in no form (with its own words), tools or options
+                are wrong, or `continue_final_message` is set and the last message is not the assistant's.
+            Unsupported: a message has an image.
+        """
+        _check(request)
+        tools = offered_tools(request)
+        probe = Probe(request.messages, tools)
+        failure: Exception | None = None
+        for adapt, form in candidates(convert(request.messages, tools)):
+            try:
+                if probe.is_kept(self._write(adapt(convert(probe.messages, probe.tools, form)), request)):
+                    return self._prompt(request, lambda real: adapt(convert(real, tools, form)))  # noqa: B023
+            except InfsError:
+                raise
+            except Exception as error:  # a template may raise anything
+                failure = failure or error
+        raise InvalidRequest(_refusal(failure), param="messages") from failure
+
+    def _prompt(self, request: ChatCompletionRequest, adapt: Callable[[list[Message]], Conversation]) -> str:
+        messages = list(request.messages)
+        if not request.continue_final_message:
+            return self._write(adapt(messages), request)
+        # The prompt has to end where the message ends, whatever the template writes behind a message.
+        marker = _marker(messages)
+        messages[-1] = msgspec.structs.replace(messages[-1], content=messages[-1].text + marker)
+        prompt, found, _ = self._write(adapt(messages), request).rpartition(marker)
+        if not found:
+            raise ValueError("the message to be continued is not in the prompt as it is")
+        return prompt
+
+    def _write(self, conversation: Conversation, request: ChatCompletionRequest) -> str:
+        if self.source is None:
+            return _lines(conversation, request)
+        from infs.chat.sandbox import render
+
+        return render(
+            self._template,
+            {
+                **request.template_options,
+                **self._tokens,
+                "messages": conversation.messages,
+                "tools": conversation.tools or None,
+                "add_generation_prompt": not request.continue_final_message,
+            },
+        )
+
+
+def _check(request: ChatCompletionRequest) -> None:
+    check_images(request.messages)
+    check_tools(request)
+    for name in request.template_options:
+        if name in RESERVED:
+            raise InvalidRequest(f"template_options cannot set {name!r}.", param=f"template_options.{name}")
+    last = request.messages[-1]
+    if request.continue_final_message and (last.role != "assistant" or last.tool_calls):
+        raise InvalidRequest(
+            "continue_final_message needs a last message of the assistant, without tool calls.",
+            param="continue_final_message",
+        )
+
+
+def _marker(messages: Sequence[Message]) -> str:
+    """A text that is in none of `messages`."""
+    marker = "infsmarker"
+    while any(marker in message.text for message in messages):
+        marker += "x"
+    return marker
+
+
+def _lines(conversation: Conversation, request: ChatCompletionRequest) -> str:
+    lines = [f"{message['role']}: {message['content'] or ''}" for message in conversation.messages]
+    return "\n".join(lines if request.continue_final_message else [*lines, "assistant:"])
+
+
+def _refusal(failure: Exception | None) -> str:
+    if failure is None:
+        return "The model's chat template leaves out some of these messages, in whatever form they are given."
+    return f"The model's chat template does not take these messages: {failure or type(failure).__name__}"

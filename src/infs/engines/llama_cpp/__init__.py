@@ -1,0 +1,1 @@
+"""GGUF models through llama.cpp: continuous batching over the low-level bindings of llama-cpp-python."""

@@ -1,0 +1,158 @@
+"""A llama.cpp context as a `Decoder`: one unified key-value cache, batches filled through NumPy views."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from infs.batching.base import CacheOp, Chunk, Copy
+from infs.config import DeviceConfig
+from infs.engines.llama_cpp.model import LlamaModel
+from infs.engines.llama_cpp.native import NativeLog, cpu_threads
+from infs.engines.llama_cpp.options import LlamaOptions
+from infs.errors import GenerationFailed, LoadFailed
+
+ADDRESS = np.uintp
+
+
+class Batch:
+    """The arrays of a `llama_batch` for up to `size` tokens of one sequence each."""
+
+    def __init__(self, size: int) -> None:
+        self.tokens = np.zeros(size, np.int32)
+        self.positions = np.zeros(size, np.int32)
+        self.seqs = np.zeros(size, np.int32)
+        self.logits = np.zeros(size, np.int8)
+        counts = np.ones(size, np.int32)
+        # llama_batch wants a pointer to each token's own list of sequences: here, to one place of `seqs`.
+        pointers = (self.seqs.ctypes.data + np.arange(size) * self.seqs.itemsize).astype(ADDRESS)
+        self._keep = (counts, pointers)
+        self.native = llama_cpp.llama_batch()
+        self.native.embd = None
+        self.native.token = _pointer(self.tokens, ctypes.c_int32)
+        self.native.pos = _pointer(self.positions, ctypes.c_int32)
+        self.native.n_seq_id = _pointer(counts, ctypes.c_int32)
+        self.native.seq_id = _pointer(pointers, ctypes.POINTER(ctypes.c_int32))
+        self.native.logits = _pointer(self.logits, ctypes.c_int8)
+
+    def fill(self, chunks: Sequence[Chunk]) -> list[int]:
+        """Put `chunks` into the arrays; for each, the index of the first token whose scores are wanted."""
+        rows, at = [], 0
+        self.logits.fill(0)
+        for chunk in chunks:
+            count = len(chunk.tokens)
+            end = at + count
+            if count == 1:
+                self.tokens[at], self.positions[at] = chunk.tokens[0], chunk.start
+            else:
+                self.tokens[at:end] = chunk.tokens
+                self.positions[at:end] = np.arange(chunk.start, chunk.start + count)
+            self.seqs[at:end] = chunk.seq
+            self.logits[end - chunk.logits : end] = 1
+            rows.append(end - chunk.logits)
+            at = end
+        self.native.n_tokens = at
+        return rows
+
+
+def _pointer(array: NDArray[Any], kind: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
+
+
+class LlamaDecoder:
+    """The context for generation. Used by one thread.
+
+    Args:
+        cells: tokens that the cache holds for all sequences together.
+        sequences: number of sequence ids.
+        batch: tokens of the largest step.
+
+    Raises:
+        LoadFailed: the cache does not fit into memory.
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        device: DeviceConfig,
+        options: LlamaOptions,
+        log: NativeLog,
+        *,
+        cells: int,
+        sequences: int,
+        batch: int,
+    ) -> None:
+        params = context_params(device, options)
+        params.n_ctx = cells
+        params.n_batch = batch
+        params.n_ubatch = min(512, batch)
+        params.n_seq_max = sequences
+        params.kv_unified = True
+        self.context = new_context(model, params, log)
+        self.model = model
+        self.cells = int(llama_cpp.llama_n_ctx(self.context))
+        self.sequences = sequences
+        self._memory = llama_cpp.llama_get_memory(self.context)
+        self._batch = Batch(batch)
+
+    def apply(self, ops: Sequence[CacheOp]) -> None:
+        for op in ops:
+            if isinstance(op, Copy):
+                llama_cpp.llama_memory_seq_cp(self._memory, op.source, op.target, op.start, op.end)
+            else:
+                llama_cpp.llama_memory_seq_rm(self._memory, op.seq, op.start, op.end)
+
+    def decode(self, chunks: Sequence[Chunk]) -> list[int]:
+        rows = self._batch.fill(chunks)
+        code = llama_cpp.llama_decode(self.context, self._batch.native)
+        if code != 0:
+            raise GenerationFailed(f"llama.cpp could not compute a batch of {self._batch.native.n_tokens}: {code}.")
+        return rows
+
+    def clear(self) -> None:
+        llama_cpp.llama_memory_clear(self._memory, True)
+
+    def scores(self, row: int) -> NDArray[np.float32]:
+        """The scores of the whole vocabulary in `row`, as a view that the next `decode` overwrites."""
+        pointer = llama_cpp.llama_get_logits_ith(self.context, row)
+        address = ctypes.addressof(pointer.contents)
+        view: NDArray[np.float32] = np.ctypeslib.as_array((ctypes.c_float * self.model.size).from_address(address))
+        return view
+
+    def close(self) -> None:
+        """Free the context."""
+        if self.context:
+            llama_cpp.llama_free(self.context)
+            self.context = None
+
+
+def context_params(device: DeviceConfig, options: LlamaOptions) -> Any:
+    """Parameters that contexts for generation and for embeddings share."""
+    params = llama_cpp.llama_context_default_params()
+    params.n_threads = params.n_threads_batch = cpu_threads(device)
+    params.no_perf = True
+    on_gpu = device.gpu is not False
+    params.offload_kqv = params.op_offload = on_gpu
+    params.flash_attn_type = {
+        None: llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
+        True: llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        False: llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    }[options.flash_attention]
+    return params
+
+
+def new_context(model: LlamaModel, params: Any, log: NativeLog) -> Any:
+    """A context of `model`, or a `LoadFailed` that says what llama.cpp said."""
+    log.forget()
+    context = llama_cpp.llama_init_from_model(model.pointer, params)
+    if not context:
+        raise LoadFailed(
+            f"No context of {params.n_ctx} tokens could be made; llama.cpp says: {log.last_errors() or 'nothing'} "
+            "A smaller context_size, or options.cache_tokens, needs less memory."
+        )
+    return context

@@ -1,0 +1,245 @@
+"""Vectors of texts, in a context of their own: many texts in one batch, whoever asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from infs.batching.base import Chunk
+from infs.config import DeviceConfig
+from infs.engines.llama_cpp.decoder import Batch, context_params, new_context
+from infs.engines.llama_cpp.model import LlamaModel
+from infs.engines.llama_cpp.native import NativeLog
+from infs.engines.llama_cpp.options import LlamaOptions
+from infs.errors import ContextLengthExceeded, GenerationFailed, InfsError, InvalidRequest, ServerClosed
+from infs.types import EmbeddingRequest, EmbeddingResult, Usage
+
+MAX_TEXTS = 64  # of one batch
+POOLING = {
+    "mean": llama_cpp.LLAMA_POOLING_TYPE_MEAN,
+    "cls": llama_cpp.LLAMA_POOLING_TYPE_CLS,
+    "last": llama_cpp.LLAMA_POOLING_TYPE_LAST,
+    "rank": llama_cpp.LLAMA_POOLING_TYPE_RANK,
+}
+Vector = NDArray[np.float32]
+
+
+@dataclass(eq=False)
+class Job:
+    """The texts of one request, as tokens, and the vectors found so far."""
+
+    texts: list[list[int]]
+    future: asyncio.Future[list[Vector]]
+    loop: asyncio.AbstractEventLoop
+    vectors: list[Vector | None] = field(default_factory=list)
+
+    def put(self, index: int, vector: Vector) -> None:
+        """Take one vector; the last one ends the job."""
+        self.vectors[index] = vector
+        if all(v is not None for v in self.vectors):
+            done = [v for v in self.vectors if v is not None]
+            self.loop.call_soon_threadsafe(self._set, done)
+
+    def fail(self, error: InfsError) -> None:
+        """End the job in a failure."""
+        self.loop.call_soon_threadsafe(self._set, error)
+
+    def _set(self, outcome: list[Vector] | InfsError) -> None:
+        if self.future.done():
+            return
+        if isinstance(outcome, InfsError):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+
+class Embedder:
+    """A context for embeddings and the thread that owns it.
+
+    Args:
+        context: tokens of the longest text.
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        device: DeviceConfig,
+        options: LlamaOptions,
+        log: NativeLog,
+        *,
+        context: int,
+    ) -> None:
+        self.pooling = options.pooling or _own_pooling(model)
+        params = context_params(device, options)
+        # A text's tokens must be pooled together, so a batch is one piece, whatever its size.
+        params.n_ctx = params.n_batch = params.n_ubatch = context
+        params.n_seq_max = MAX_TEXTS
+        params.kv_unified = True
+        params.embeddings = True
+        params.pooling_type = POOLING[self.pooling]
+        self._model = model
+        self._context = new_context(model, params, log)
+        self._batch = Batch(context)
+        self.limit = context
+        self.dimensions = int(
+            llama_cpp.llama_model_n_cls_out(model.pointer)
+            if self.pooling == "rank"
+            else llama_cpp.llama_model_n_embd_out(model.pointer)
+        )
+        self.batches = 0
+        self._waiting: deque[tuple[Job, int]] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="infs-embedder", daemon=True)
+        self._thread.start()
+
+    async def run(self, request: EmbeddingRequest) -> EmbeddingResult:
+        """The vectors of the request's inputs.
+
+        Raises:
+            ContextLengthExceeded: an input is too long.
+            InvalidRequest: an input is empty, or has tokens or dimensions that the model does not have.
+        """
+        texts = await asyncio.to_thread(self._tokenize, request)
+        loop = asyncio.get_running_loop()
+        job = Job(texts, loop.create_future(), loop, [None] * len(texts))
+        with self._wake:
+            if self._closed:
+                raise ServerClosed("The model is being unloaded.")
+            self._waiting += ((job, index) for index in range(len(texts)))
+            self._wake.notify()
+        vectors = [self._finish(vector, request) for vector in await job.future]
+        usage = Usage(prompt_tokens=sum(map(len, texts)))
+        return EmbeddingResult(
+            vectors=[v.astype("<f4").tobytes() for v in vectors], dimensions=len(vectors[0]), usage=usage
+        )
+
+    def close(self) -> None:
+        """End everything that waits in a failure, and free the context."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+        llama_cpp.llama_free(self._context)
+
+    # --- before and after
+
+    def _tokenize(self, request: EmbeddingRequest) -> list[list[int]]:
+        if request.dimensions is not None and request.dimensions > self.dimensions:
+            raise InvalidRequest(
+                f"dimensions is {request.dimensions}, and the model's vectors have {self.dimensions}.",
+                param="dimensions",
+            )
+        return [self._tokens(item, index) for index, item in enumerate(request.input)]
+
+    def _tokens(self, item: str | list[int], index: int) -> list[int]:
+        param = f"input[{index}]"
+        if isinstance(item, str):
+            at_least = self._model.least_tokens(item)
+            if at_least > self.limit:
+                raise ContextLengthExceeded(
+                    f"{param} has more than {at_least} tokens, and the context holds {self.limit}.", param=param
+                )
+            tokens = self._model.tokenize(item, add_special=True, parse_special=False)
+        else:
+            tokens = item
+            if any(token >= self._model.size for token in tokens):
+                raise InvalidRequest(
+                    f"{param} has a token that the model does not have; it has 0 to {self._model.size - 1}.",
+                    param=param,
+                )
+        if not tokens:
+            raise InvalidRequest(f"{param} is empty.", param=param)
+        if len(tokens) > self.limit:
+            raise ContextLengthExceeded(
+                f"{param} has {len(tokens)} tokens, and the context holds {self.limit}.", param=param
+            )
+        return tokens
+
+    def _finish(self, vector: Vector, request: EmbeddingRequest) -> Vector:
+        cut = vector[: request.dimensions] if request.dimensions is not None else vector
+        length = float(np.linalg.norm(cut))
+        if not request.normalize or self.pooling == "rank" or length == 0.0:
+            return cut
+        return (cut / length).astype(np.float32)
+
+    # --- on the thread
+
+    def _run(self) -> None:
+        while (group := self._next_group()) is not None:
+            try:
+                self._compute(group)
+            except Exception as error:  # the thread must go on for the others
+                self._log_failure(error)
+                for job, _ in group:
+                    job.fail(_as_failure(error))
+        for job, _ in self._waiting:
+            job.fail(ServerClosed("The model was unloaded while the request was waiting."))
+
+    def _log_failure(self, error: Exception) -> None:
+        logging.getLogger(__name__).error("A batch of embeddings failed: %s", error)
+
+    def _next_group(self) -> list[tuple[Job, int]] | None:
+        """As many of the waiting texts as fit into one batch, in order; ``None`` when closed."""
+        with self._wake:
+            while not self._waiting and not self._closed:
+                self._wake.wait()
+            if self._closed:
+                return None
+            group: list[tuple[Job, int]] = []
+            room = self.limit
+            while self._waiting and len(group) < MAX_TEXTS:
+                job, index = self._waiting[0]
+                if job.future.cancelled() or job.future.done():
+                    self._waiting.popleft()
+                    continue
+                room -= len(job.texts[index])
+                if room < 0:
+                    break
+                group.append(self._waiting.popleft())
+            return group
+
+    def _compute(self, group: list[tuple[Job, int]]) -> None:
+        if not group:
+            return
+        chunks = [
+            Chunk(seq=seq, start=0, tokens=job.texts[index], logits=len(job.texts[index]))
+            for seq, (job, index) in enumerate(group)
+        ]
+        self._batch.fill(chunks)
+        memory = llama_cpp.llama_get_memory(self._context)
+        if memory:  # encoders have none
+            llama_cpp.llama_memory_clear(memory, True)
+        code = llama_cpp.llama_decode(self._context, self._batch.native)
+        if code != 0:
+            raise GenerationFailed(f"llama.cpp could not compute a batch of {self._batch.native.n_tokens}: {code}.")
+        self.batches += 1
+        for seq, (job, index) in enumerate(group):
+            job.put(index, self._read(seq))
+
+    def _read(self, seq: int) -> Vector:
+        pointer: Any = llama_cpp.llama_get_embeddings_seq(self._context, seq)
+        if not pointer:
+            raise GenerationFailed(
+                f"The model gives no vectors with pooling {self.pooling!r}; set options.pooling to one that it has."
+            )
+        vector: Vector = np.ctypeslib.as_array(pointer, (self.dimensions,)).copy()
+        return vector
+
+
+def _own_pooling(model: LlamaModel) -> str:
+    value = model.metadata.get(f"{model.architecture}.pooling_type", "")
+    names = {str(number): name for name, number in POOLING.items()}
+    return names.get(value, "mean")
+
+
+def _as_failure(error: Exception) -> InfsError:
+    return error if isinstance(error, InfsError) else GenerationFailed(f"The engine failed: {error}")

@@ -1,0 +1,204 @@
+"""The llama-cpp engine: a GGUF model that answers many requests at once."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from infs.batching.prefix import PrefixCache
+from infs.batching.scheduler import Limits, Scheduler
+from infs.config import ModelConfig, convert
+from infs.engines.base import ModelInfo, ModelSetup, RunContext
+from infs.engines.llama_cpp.answers import answer
+from infs.engines.llama_cpp.decoder import LlamaDecoder
+from infs.engines.llama_cpp.embedder import Embedder
+from infs.engines.llama_cpp.generation import Generator
+from infs.engines.llama_cpp.model import LlamaModel
+from infs.engines.llama_cpp.native import NativeLog
+from infs.engines.llama_cpp.options import LlamaOptions
+from infs.engines.llama_cpp.prompts import Prompts
+from infs.errors import LoadFailed, Unsupported
+from infs.types import EmbeddingRequest, Event, Progress, Request
+
+MAX_CONTEXT = 8192  # by default: a model trained for a million tokens should not take all memory for them
+USUAL_LENGTH = 2048  # tokens of a sequence, for the size of the cache
+SPARE_SEQUENCES = 56  # conversations that may stay in the cache beside those that run
+MAX_SEQUENCES = 256  # of llama.cpp
+
+
+class LlamaEngine:
+    """See `infs.engines.base.Engine`. Everything native happens on threads of its own."""
+
+    def __init__(self) -> None:
+        self._log = logging.getLogger("infs.engine.llama_cpp")
+        self._native = NativeLog(self._log)
+        self._model: LlamaModel | None = None
+        self._decoder: LlamaDecoder | None = None
+        self._generator: Generator | None = None
+        self._prompts: Prompts | None = None
+        self._embedder: Embedder | None = None
+        self._embedder_lock = asyncio.Lock()
+        self._config = ModelConfig()
+        self._options = LlamaOptions()
+        self._context = 0
+
+    # --- loading
+
+    async def load(self, setup: ModelSetup, progress: Callable[[Progress], None]) -> ModelInfo:
+        if setup.path is None:
+            raise LoadFailed(f"The model {setup.model!r} has no file.")
+        self._config = setup.config
+        self._options = convert(setup.config.options, LlamaOptions, "the configuration", "options")
+        self._native.install()
+        told = _Percent(progress)
+        self._model = model = await asyncio.to_thread(
+            LlamaModel, setup.path, setup.config.device, self._options, self._native, told
+        )
+        self._context = setup.config.context_size or min(model.trained_context, MAX_CONTEXT)
+        notes = self._notes(model)
+        tasks = self._tasks(model)
+        if "chat-completion" in tasks:
+            notes += await self._load_generator(model)
+        else:
+            await self._get_embedder()
+        return ModelInfo(
+            tasks=tasks,
+            max_sequences=setup.config.max_sequences,
+            context_size=self._context,
+            details=model.details(),
+            notes=notes,
+        )
+
+    def _tasks(self, model: LlamaModel) -> list[str]:
+        wanted = self._config.task
+        if wanted == "embedding":
+            return ["embedding"]
+        if not model.generates:
+            if wanted is not None:
+                raise LoadFailed(f"A {model.architecture} model makes embeddings only; its task cannot be {wanted}.")
+            return ["embedding"]
+        # A generating model can complete texts and chats alike, and its states can serve as embeddings.
+        return ["text-completion", "chat-completion", "embedding"]
+
+    def _notes(self, model: LlamaModel) -> list[str]:
+        if self._context <= model.trained_context:
+            return []
+        return [f"context_size is {self._context}, but the model was trained for {model.trained_context} tokens."]
+
+    async def _load_generator(self, model: LlamaModel) -> list[str]:
+        config = self._config
+        self._prompts = prompts = Prompts(model, config, context=self._context)
+        pinned = await asyncio.to_thread(prompts.preload, config.preload) if config.preload else []
+        cells = self._cells(len(pinned))
+        spare = SPARE_SEQUENCES if model.cuttable else 0
+        sequences = min(MAX_SEQUENCES, config.max_sequences + spare + bool(pinned))
+        batch = max(self._options.batch_tokens, config.max_sequences)
+        self._decoder = decoder = await asyncio.to_thread(
+            lambda: LlamaDecoder(
+                model, config.device, self._options, self._native, cells=cells, sequences=sequences, batch=batch
+            )
+        )
+        limits = Limits(cells=decoder.cells, context=self._context, live=config.max_sequences, step=batch)
+        scheduler = Scheduler(limits, PrefixCache(sequences), reuse=model.cuttable)
+        self._generator = Generator(model, decoder, scheduler, context=self._context)
+        if pinned:
+            await self._generator.pin(pinned)
+        notes = []
+        if prompts.template.plain:
+            notes.append("The model has no chat template; messages are written as plain 'role: content' lines.")
+        if not model.cuttable:
+            notes.append(
+                f"A {model.architecture} model's state cannot be cut, so nothing is kept between requests"
+                + (", and preload has no effect." if pinned else ".")
+            )
+        for note in notes:
+            self._log.warning("%s", note)
+        return notes
+
+    def _cells(self, pinned: int) -> int:
+        """Cells of the cache; what is pinned comes on top, so that one whole context always fits."""
+        sequences = self._config.max_sequences
+        usual = max(2 * self._context, sequences * min(self._context, USUAL_LENGTH))
+        cells = self._options.cache_tokens or usual
+        if cells < self._context:
+            raise LoadFailed(
+                f"options.cache_tokens is {cells}, and must hold at least one context of {self._context} tokens."
+            )
+        return cells + pinned
+
+    async def _get_embedder(self) -> Embedder:
+        async with self._embedder_lock:
+            if self._embedder is None:
+                model = self._loaded()
+                # No longer than the model was trained for: a longer text would only be embedded badly.
+                context = min(self._context, model.trained_context)
+                self._embedder = await asyncio.to_thread(
+                    lambda: Embedder(model, self._config.device, self._options, self._native, context=context)
+                )
+            return self._embedder
+
+    def _loaded(self) -> LlamaModel:
+        assert self._model is not None, "load comes first"
+        return self._model
+
+    # --- running
+
+    def run(self, request: Request[Any], context: RunContext) -> AsyncGenerator[Event]:
+        if isinstance(request, EmbeddingRequest):
+            return self._embed(request)
+        if self._generator is not None and self._prompts is not None:
+            return self._generate(request, self._generator, self._prompts)
+        raise Unsupported(f"The model {request.model!r} cannot do {request.task}.", param="model")
+
+    async def _embed(self, request: EmbeddingRequest) -> AsyncGenerator[Event]:
+        embedder = await self._get_embedder()
+        yield await embedder.run(request)
+
+    async def _generate(self, request: Request[Any], generator: Generator, prompts: Prompts) -> AsyncGenerator[Event]:
+        task = await asyncio.to_thread(prompts.prepare, request)
+        async with aclosing(answer(generator.run(task.prompt), task)) as events:
+            async for event in events:
+                yield event
+
+    # --- the rest
+
+    def status(self) -> dict[str, Any]:
+        if self._generator is None:
+            return {"embedding_batches": self._embedder.batches if self._embedder else 0}
+        scheduler = self._generator.loop.scheduler
+        return {
+            **dataclasses.asdict(scheduler.counters),
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+            "cells": scheduler.limits.cells,
+            "cells_used": scheduler.used,
+            "cells_evicted": scheduler.cache.evicted,
+            "embedding_batches": self._embedder.batches if self._embedder else 0,
+        }
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        for part in (self._generator, self._embedder, self._decoder, self._model):
+            if part is not None:
+                part.close()
+        self._generator = self._embedder = self._decoder = self._model = None
+
+
+class _Percent:
+    """Tells of a share in whole percents, each once."""
+
+    def __init__(self, progress: Callable[[Progress], None]) -> None:
+        self._progress = progress
+        self._last = -1
+
+    def __call__(self, share: float) -> None:
+        percent = int(share * 100)
+        if percent != self._last:
+            self._last = percent
+            self._progress(Progress(stage="load", done=percent, total=100, unit="percent"))

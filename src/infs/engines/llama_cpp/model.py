@@ -1,0 +1,223 @@
+"""A loaded GGUF file: its weights, its vocabulary and what its header says."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from infs.config import DeviceConfig
+from infs.engines.llama_cpp.native import NativeLog, choose_devices
+from infs.engines.llama_cpp.options import LlamaOptions
+from infs.errors import LoadFailed
+
+MAGIC = b"GGUF"
+
+
+def check_file(path: Path) -> None:
+    """Raise unless `path` starts like a GGUF file.
+
+    Raises:
+        LoadFailed: saying what it is instead.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(MAGIC))
+    except OSError as error:
+        raise LoadFailed(f"{path} cannot be read: {error.strerror or error}.") from error
+    if start != MAGIC:
+        what = "is empty" if not start else f"starts with {start!r}, not {MAGIC!r}"
+        raise LoadFailed(f"{path} is no GGUF file: it {what}. The llama-cpp engine loads GGUF files only.")
+
+
+class LlamaModel:
+    """Weights and vocabulary. Thread-safe after loading: nothing changes any more.
+
+    Raises:
+        LoadFailed: the file is not what it should be, or does not fit.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        device: DeviceConfig,
+        options: LlamaOptions,
+        log: NativeLog,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        check_file(path)
+        self.path = path
+        log.forget()
+        self.pointer = _load(path, device, options, progress)
+        if not self.pointer:
+            raise LoadFailed(f"{path} could not be loaded; llama.cpp says: {log.last_errors() or 'nothing'}")
+        self.vocab = llama_cpp.llama_model_get_vocab(self.pointer)
+        self.size = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
+        self.metadata = self._read_metadata()
+        self._pieces: dict[int, bytes] = {}
+
+    def close(self) -> None:
+        """Free the weights; nothing may use them any more."""
+        if self.pointer:
+            llama_cpp.llama_model_free(self.pointer)
+            self.pointer = None
+
+    # --- what the header says
+
+    def _read_metadata(self) -> dict[str, str]:
+        count = llama_cpp.llama_model_meta_count(self.pointer)
+        keys = (self._meta(llama_cpp.llama_model_meta_key_by_index, index) for index in range(count))
+        return {
+            key: self._meta(llama_cpp.llama_model_meta_val_str_by_index, index) or ""
+            for index, key in enumerate(keys)
+            if key
+        }
+
+    def _meta(self, read: Callable[..., int], index: int) -> str:
+        buffer = ctypes.create_string_buffer(1024)
+        length = read(self.pointer, index, buffer, len(buffer))
+        if length >= len(buffer):
+            buffer = ctypes.create_string_buffer(length + 1)
+            read(self.pointer, index, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template in the file."""
+        text = llama_cpp.llama_model_chat_template(self.pointer, None)
+        return text.decode("utf-8", "replace") if text else None
+
+    @property
+    def trained_context(self) -> int:
+        """Tokens that the model was trained to see."""
+        return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def cuttable(self) -> bool:
+        """Whether its cache can be cut at any token. (A recurrent state cannot.)"""
+        return not (llama_cpp.llama_model_is_recurrent(self.pointer) or llama_cpp.llama_model_is_hybrid(self.pointer))
+
+    @property
+    def generates(self) -> bool:
+        """Whether it can continue a text: it has a decoder and is no embedding model by its attention."""
+        causal = self.metadata.get(f"{self.architecture}.attention.causal", "true") == "true"
+        return bool(llama_cpp.llama_model_has_decoder(self.pointer)) and causal and not self._encoder
+
+    @property
+    def _encoder(self) -> bool:
+        return "bert" in self.architecture or bool(llama_cpp.llama_model_has_encoder(self.pointer))
+
+    @property
+    def architecture(self) -> str:
+        """Its family, such as ``llama``."""
+        return self.metadata.get("general.architecture", "unknown")
+
+    def details(self) -> dict[str, Any]:
+        """Facts for people."""
+        buffer = ctypes.create_string_buffer(256)
+        llama_cpp.llama_model_desc(self.pointer, buffer, len(buffer))
+        return {
+            "name": self.metadata.get("general.name", self.path.stem),
+            "architecture": self.architecture,
+            "description": buffer.value.decode("utf-8", "replace"),
+            "parameters": int(llama_cpp.llama_model_n_params(self.pointer)),
+            "bytes": int(llama_cpp.llama_model_size(self.pointer)),
+            "vocabulary": self.size,
+            "trained_context": self.trained_context,
+        }
+
+    # --- the vocabulary
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """The token ids of `text`; `add_special` adds what the model wants at the start (and end)."""
+        data = text.encode("utf-8")
+        room = len(data) + 8
+        for _ in range(2):
+            tokens = (llama_cpp.llama_token * room)()
+            count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, room, add_special, parse_special)
+            if count >= 0:
+                return list(tokens[:count])
+            room = -count
+        raise ValueError("the text could not be tokenized")
+
+    def least_tokens(self, text: str) -> int:
+        """A number of tokens that `text` certainly has: for refusing a hopeless text without reading it."""
+        return len(text.encode("utf-8")) // self._longest_piece
+
+    @functools.cached_property
+    def _longest_piece(self) -> int:
+        return max(1, *(len(self.piece(token)) for token in range(self.size)))
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes that `token` stands for; those of a control token only if `special`."""
+        if special:
+            return self._read_piece(token, True)
+        found = self._pieces.get(token)
+        if found is None:
+            found = self._pieces[token] = self._read_piece(token, False)
+        return found
+
+    def _read_piece(self, token: int, special: bool) -> bytes:
+        buffer = ctypes.create_string_buffer(128)
+        length = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, special)
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, special)
+        return buffer.raw[: max(0, length)]
+
+    def text(self, tokens: list[int]) -> str:
+        """The text of `tokens`, control tokens included."""
+        return b"".join(self.piece(token, special=True) for token in tokens).decode("utf-8", "replace")
+
+    @functools.cached_property
+    def end_tokens(self) -> list[int]:
+        """Every token that ends a generation."""
+        return [t for t in range(self.size) if llama_cpp.llama_vocab_is_eog(self.vocab, t)]
+
+    @property
+    def bos(self) -> str:
+        """The text of the token that starts a document, empty if there is none."""
+        return self._special(llama_cpp.llama_vocab_bos(self.vocab))
+
+    @property
+    def eos(self) -> str:
+        """The text of the token that ends a document, empty if there is none."""
+        return self._special(llama_cpp.llama_vocab_eos(self.vocab))
+
+    def _special(self, token: int) -> str:
+        return self.text([token]) if token >= 0 else ""
+
+    @property
+    def fill_in_the_middle(self) -> tuple[int, int, int] | None:
+        """The tokens before a prefix, a suffix and the middle, if the model knows such."""
+        tokens = tuple(
+            int(find(self.vocab))
+            for find in (llama_cpp.llama_vocab_fim_pre, llama_cpp.llama_vocab_fim_suf, llama_cpp.llama_vocab_fim_mid)
+        )
+        return None if min(tokens) < 0 else (tokens[0], tokens[1], tokens[2])
+
+
+def _load(path: Path, device: DeviceConfig, options: LlamaOptions, progress: Callable[[float], None]) -> Any:
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers, devices = choose_devices(device)
+    if devices is not None:
+        params.devices = ctypes.cast(devices, ctypes.c_void_p)
+    params.load_mode = {
+        (False, False): llama_cpp.LLAMA_LOAD_MODE_NONE,
+        (True, False): llama_cpp.LLAMA_LOAD_MODE_MMAP,
+        (False, True): llama_cpp.LLAMA_LOAD_MODE_MLOCK,
+        (True, True): llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK,
+    }[options.mmap, device.mem_lock]
+    params.check_tensors = options.check_tensors
+
+    def tell(share: float, user_data: Any) -> bool:
+        progress(share)
+        return True
+
+    callback = llama_cpp.llama_progress_callback(tell)
+    params.progress_callback = callback
+    return llama_cpp.llama_model_load_from_file(str(path).encode("utf-8"), params)

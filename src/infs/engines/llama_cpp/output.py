@@ -1,0 +1,158 @@
+"""One choice of a generation: samples on the loop's thread, and collects what is to be told to the other side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infs.batching.base import Counts
+from infs.batching.text import TextStream
+from infs.engines.llama_cpp.decoder import LlamaDecoder
+from infs.engines.llama_cpp.sampling import Sampler, TokenConstraint
+from infs.errors import InfsError
+from infs.types import FinishReason, TokenLogprob, TopLogprob
+
+
+@dataclass(slots=True)
+class Piece:
+    """News of choice `index`. `reason` or `error` make it the last one."""
+
+    index: int
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    reason: FinishReason | None = None
+    counts: Counts | None = None
+    error: InfsError | None = None
+    computed: tuple[int, int] | None = None
+    score: float = 0.0
+
+
+class GenerationOutput:
+    """An `Output` over a llama.cpp context.
+
+    Args:
+        index: number of the choice.
+        post: takes the news, on the loop's thread.
+        ends: tokens that end the text.
+        logprobs: how many alternatives to report for each token; ``None`` reports nothing, not even the chosen.
+        scored: whether the mean log-probability is wanted at the end, for comparing choices.
+        prompt: the prompt's tokens, for log-probabilities of an echoed prompt.
+    """
+
+    def __init__(
+        self,
+        decoder: LlamaDecoder,
+        sampler: Sampler,
+        post: Callable[[Piece], None],
+        *,
+        index: int,
+        ends: frozenset[int],
+        stops: list[str],
+        constraint: TokenConstraint | None = None,
+        logprobs: int | None = None,
+        scored: bool = False,
+        prompt: list[int] | None = None,
+    ) -> None:
+        self._decoder = decoder
+        self._model = decoder.model
+        self._sampler = sampler
+        self._post = post
+        self._index = index
+        self._ends = ends
+        self._stream = TextStream(stops)
+        self._constraint = constraint
+        self._logprobs = logprobs
+        self._scored = scored
+        self._prompt = prompt or []
+        self._next: TokenLogprob | None = None
+        self._sum, self._count = 0.0, 0
+        self._prompt_scores: dict[int, TokenLogprob] = {}
+
+    # --- called by the loop
+
+    def prompt_scored(self, position: int, row: int) -> None:
+        if position + 1 < len(self._prompt):
+            token = self._prompt[position + 1]
+            self._prompt_scores[position + 1] = self._logprob(self._decoder.scores(row), token)
+
+    def prompt_computed(self, done: int, total: int) -> None:
+        if done == total and self._prompt_scores:
+            self._post_prompt_scores()
+        self._post(Piece(self._index, computed=(done, total)))
+
+    def sample(self, row: int) -> int:
+        plain = self._logprobs is None and not self._scored
+        if plain and self._constraint is None:
+            return self._sampler.sample(self._decoder.context, row)
+        scores = self._decoder.scores(row)
+        untouched = scores if plain else scores.copy()  # the mask below writes into the row
+        if self._constraint is not None:
+            self._constraint.mask(scores)
+        token = self._sampler.sample(self._decoder.context, row)
+        if not plain:
+            self._remember(untouched, token)
+        return token
+
+    def accept(self, token: int) -> FinishReason | None:
+        if token in self._ends:
+            return "stop"
+        complete = self._constraint is not None and self._constraint.accept(token)
+        text = self._stream.feed(self._model.piece(token))
+        logprobs = [self._next] if self._next is not None and self._logprobs is not None else []
+        if text or logprobs:
+            self._post(Piece(self._index, text=text, logprobs=logprobs))
+        return "stop" if complete or self._stream.stopped else None
+
+    def finished(self, reason: FinishReason, counts: Counts) -> None:
+        self._sampler.close()
+        mean = self._sum / self._count if self._count else 0.0
+        self._post(Piece(self._index, text=self._stream.flush(), reason=reason, counts=counts, score=mean))
+
+    def failed(self, error: InfsError) -> None:
+        self._sampler.close()
+        self._post(Piece(self._index, error=error))
+
+    # --- log-probabilities, of the model itself: before bias, penalties, mask and temperature
+
+    def _remember(self, scores: NDArray[np.float32], token: int) -> None:
+        self._next = self._logprob(scores, token)
+        self._sum += self._next.logprob or 0.0
+        self._count += 1
+
+    def _logprob(self, scores: NDArray[np.float32], token: int) -> TokenLogprob:
+        top = float(scores.max())
+        norm = top + float(np.log(np.exp(scores - top).sum()))
+        return TokenLogprob(
+            token=self._text(token),
+            bytes=self._model.piece(token, special=True),
+            logprob=float(scores[token]) - norm,
+            top=self._top(scores, norm),
+        )
+
+    def _top(self, scores: NDArray[np.float32], norm: float) -> list[TopLogprob]:
+        count = min(self._logprobs or 0, len(scores))
+        if not count:
+            return []
+        best = np.argpartition(scores, -count)[-count:]
+        best = best[np.argsort(-scores[best], kind="stable")]
+        return [
+            TopLogprob(
+                token=self._text(int(token)),
+                bytes=self._model.piece(int(token), special=True),
+                logprob=float(scores[token]) - norm,
+            )
+            for token in best
+        ]
+
+    def _text(self, token: int) -> str:
+        return self._model.piece(token, special=True).decode("utf-8", "replace")
+
+    def _post_prompt_scores(self) -> None:
+        first = self._prompt[0]
+        start = TokenLogprob(token=self._text(first), bytes=self._model.piece(first, special=True), logprob=None)
+        scores = [start, *(self._prompt_scores[place] for place in range(1, len(self._prompt)))]
+        self._prompt_scores.clear()
+        self._post(Piece(self._index, logprobs=scores))

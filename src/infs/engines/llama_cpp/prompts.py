@@ -1,0 +1,132 @@
+"""From requests to prompts in tokens: templates, tools, structured output, fill-in-the-middle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infs.batching.prefix import common_prefix
+from infs.chat.constraints import compile_constraint
+from infs.chat.dialects import Dialect, choose
+from infs.chat.parser import opens_reasoning
+from infs.chat.structured import output_grammar
+from infs.chat.template import ChatTemplate
+from infs.chat.tools import offered_tools
+from infs.config import ModelConfig, Preload
+from infs.engines.llama_cpp.answers import ChatAnswer, Task, TextChoice, chat_result, text_result
+from infs.engines.llama_cpp.generation import Prompt, context_exceeded
+from infs.engines.llama_cpp.model import LlamaModel
+from infs.errors import InvalidRequest, Unsupported
+from infs.types import ChatCompletionRequest, Message, Request, TextCompletionRequest
+
+OTHER = Message(role="user", content="-")
+
+
+class Prompts:
+    """Makes prompts for one model. Thread-safe: it changes nothing.
+
+    Args:
+        context: tokens of the longest sequence.
+    """
+
+    def __init__(self, model: LlamaModel, config: ModelConfig, *, context: int) -> None:
+        self._model = model
+        self._context = context
+        source = config.chat_template if config.chat_template is not None else model.chat_template
+        self.template = ChatTemplate(source, bos_token=model.bos, eos_token=model.eos)
+        self.dialect: Dialect = choose(source)
+
+    def prepare(self, request: Request[Any]) -> Task:
+        """What `request` comes down to.
+
+        Raises:
+            Unsupported: the engine has no such task.
+        """
+        if isinstance(request, TextCompletionRequest):
+            return self._text(request)
+        if isinstance(request, ChatCompletionRequest):
+            return self._chat(request)
+        raise Unsupported(f"The llama-cpp engine cannot do {request.task}.", param="model")
+
+    def _text(self, request: TextCompletionRequest) -> Task:
+        options = request.set_options()
+        prompt = Prompt(
+            self._text_tokens(request, shift=_shifts(options)),
+            options,
+            stops=list(options.get("stop", [])),
+            grammar=compile_constraint(options.get("constraint")),
+            score=request.echo and options.get("logprobs") is not None,
+        )
+        start = self._echo(request, prompt)
+        return Task(prompt, lambda: TextChoice(start), text_result)
+
+    def _chat(self, request: ChatCompletionRequest) -> Task:
+        options = request.set_options()
+        text = self.template.render(request)
+        thinking = opens_reasoning(text)
+        grammar = output_grammar(request, self.dialect, thinking=thinking)
+        tokens = self._tokenize(text, shift=_shifts(options))
+        stops = [*options.get("stop", []), *self.template.stop]
+        tools, parallel = offered_tools(request), request.parallel_tool_calls
+        return Task(
+            Prompt(tokens, options, stops=stops, grammar=grammar),
+            lambda: ChatAnswer(self.dialect.parser(tools, thinking=thinking, parallel=parallel)),
+            chat_result,
+        )
+
+    def preload(self, preload: Preload) -> list[int]:
+        """The tokens that a configured beginning stands for."""
+        if preload.prefix is not None:
+            return self._tokenize(preload.prefix, shift=False)
+        request = ChatCompletionRequest(model="preload", messages=preload.messages or [])
+        with_turn = self._tokenize(self.template.render(request), shift=False)
+        # What the template adds to open the answer is not part of the beginning: another message may follow.
+        other = self.template.render(
+            ChatCompletionRequest(model="preload", messages=[*(preload.messages or []), OTHER])
+        )
+        longer = self._tokenize(other, shift=False)
+        return with_turn[: common_prefix(with_turn, longer)]
+
+    def _echo(self, request: TextCompletionRequest, prompt: Prompt) -> str:
+        """What `echo` puts before the output."""
+        if not request.echo:
+            return ""
+        return request.prompt if isinstance(request.prompt, str) else self._model.text(prompt.tokens)
+
+    # --- inner workings
+
+    def _text_tokens(self, request: TextCompletionRequest, *, shift: bool) -> list[int]:
+        if request.suffix is not None:
+            return self._middle(request, shift=shift)
+        if isinstance(request.prompt, str):
+            return self._tokenize(request.prompt, shift=shift)
+        return list(request.prompt)
+
+    def _middle(self, request: TextCompletionRequest, *, shift: bool) -> list[int]:
+        if not isinstance(request.prompt, str):
+            raise InvalidRequest("suffix needs the prompt as text.", param="suffix")
+        if self._model.fill_in_the_middle is None:
+            raise Unsupported(
+                "This model was not trained to fill in the middle, so suffix cannot be used.", param="suffix"
+            )
+        before, after, middle = self._model.fill_in_the_middle
+        parts = [self._plain(text, shift=shift) for text in (request.prompt, request.suffix or "")]
+        return [before, *parts[0], after, *parts[1], middle]
+
+    def _plain(self, text: str, *, shift: bool) -> list[int]:
+        self._check_length(text, shift=shift)
+        return self._model.tokenize(text, add_special=False, parse_special=False)
+
+    def _tokenize(self, text: str, *, shift: bool) -> list[int]:
+        """The tokens of a prompt; the first token that the model wants is not put there twice."""
+        self._check_length(text, shift=shift)
+        has_bos = bool(self._model.bos) and text.startswith(self._model.bos)
+        return self._model.tokenize(text, add_special=not has_bos, parse_special=True)
+
+    def _check_length(self, text: str, *, shift: bool) -> None:
+        at_least = self._model.least_tokens(text)
+        if not shift and at_least >= self._context:
+            raise context_exceeded(at_least, self._context, at_least=True)
+
+
+def _shifts(options: dict[str, Any]) -> bool:
+    return bool(options.get("context_overflow", "refuse") == "shift")

@@ -1,0 +1,239 @@
+"""Choosing tokens: a chain of llama.cpp's own samplers for each sequence, and masks for structured output."""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import llama_cpp
+import llguidance
+import llguidance.numpy
+import numpy as np
+from msgspec import Struct
+
+from infs.engines.llama_cpp.model import LlamaModel
+from infs.errors import GenerationFailed, InvalidRequest
+from infs.types import LogitBias
+
+MIN_KEEP = 0
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """Every setting with its value. The defaults are llama.cpp's own."""
+
+    seed: int | None = None
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: list[LogitBias] = []
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Sampling:
+        """The settings among `options`, and defaults for the others."""
+        return cls(**{name: options[name] for name in cls.__struct_fields__ if name in options})
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether repeated tokens are penalised, which needs the tokens before."""
+        return self.repeat_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
+
+
+class Sampler:
+    """One sequence's chain. Must be freed with `close`.
+
+    Args:
+        choice: number of the choice: choices of one request with a seed differ by it.
+        ban: tokens that are never chosen.
+        context: tokens of the context, which is how far penalties over all of it reach.
+    """
+
+    def __init__(
+        self, model: LlamaModel, sampling: Sampling, *, choice: int = 0, ban: Sequence[int] = (), context: int = 0
+    ) -> None:
+        self._model = model
+        self._sampling = sampling
+        seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+        self._seed = (seed + choice) % 2**32
+        self.chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        try:
+            self._build(context, ban)
+        except BaseException:
+            self.close()
+            raise
+
+    def sample(self, context: Any, row: int) -> int:
+        """Choose by the scores in `row` of `context`; the choice counts for the next one."""
+        token: int = llama_cpp.llama_sampler_sample(self.chain, context, row)
+        return token
+
+    def accept_prompt(self, tokens: Sequence[int]) -> None:
+        """The tokens before the first choice, for the penalties that look back."""
+        if self._sampling.penalizes or self._sampling.dry_multiplier:
+            for token in tokens:
+                llama_cpp.llama_sampler_accept(self.chain, token)
+
+    def close(self) -> None:
+        """Free the chain."""
+        if self.chain:
+            llama_cpp.llama_sampler_free(self.chain)
+            self.chain = None
+
+    # --- the chain
+
+    def _add(self, sampler: Any) -> None:
+        llama_cpp.llama_sampler_chain_add(self.chain, sampler)
+
+    def _build(self, context: int, ban: Sequence[int]) -> None:
+        s = self._sampling
+        self._add_bias(ban)
+        if s.penalizes:
+            last = context if s.penalty_last_n < 0 else s.penalty_last_n
+            self._add(
+                llama_cpp.llama_sampler_init_penalties(
+                    self._model.size, last, s.repeat_penalty, s.frequency_penalty, s.presence_penalty
+                )
+            )
+        if s.dry_multiplier:
+            self._add_dry(context)
+        if s.temperature == 0.0:
+            self._add(llama_cpp.llama_sampler_init_greedy())
+        elif s.mirostat:
+            self._add_mirostat()
+        else:
+            self._add_truncation()
+            self._add(llama_cpp.llama_sampler_init_temp(s.temperature))
+            self._add(llama_cpp.llama_sampler_init_dist(self._seed))
+
+    def _add_truncation(self) -> None:
+        s = self._sampling
+        if s.top_n_sigma > 0:
+            self._add(llama_cpp.llama_sampler_init_top_n_sigma(s.top_n_sigma))
+        if s.top_k > 0:
+            self._add(llama_cpp.llama_sampler_init_top_k(s.top_k))
+        if s.typical_p < 1.0:
+            self._add(llama_cpp.llama_sampler_init_typical(s.typical_p, MIN_KEEP))
+        if s.top_p < 1.0:
+            self._add(llama_cpp.llama_sampler_init_top_p(s.top_p, MIN_KEEP))
+        if s.min_p > 0.0:
+            self._add(llama_cpp.llama_sampler_init_min_p(s.min_p, MIN_KEEP))
+        if s.xtc_probability > 0.0:
+            self._add(llama_cpp.llama_sampler_init_xtc(s.xtc_probability, s.xtc_threshold, MIN_KEEP, self._seed))
+
+    def _add_mirostat(self) -> None:
+        s = self._sampling
+        self._add(llama_cpp.llama_sampler_init_temp(s.temperature))
+        if s.mirostat == 1:
+            self._add(
+                llama_cpp.llama_sampler_init_mirostat(self._model.size, self._seed, s.mirostat_tau, s.mirostat_eta, 100)
+            )
+        else:
+            self._add(llama_cpp.llama_sampler_init_mirostat_v2(self._seed, s.mirostat_tau, s.mirostat_eta))
+
+    def _add_dry(self, context: int) -> None:
+        s = self._sampling
+        breakers = [text.encode("utf-8") for text in s.dry_sequence_breakers]
+        array = (ctypes.c_char_p * max(1, len(breakers)))(*breakers)
+        last = context if s.dry_penalty_last_n < 0 else s.dry_penalty_last_n
+        self._add(
+            llama_cpp.llama_sampler_init_dry(
+                self._model.vocab, s.dry_multiplier, s.dry_base, s.dry_allowed_length, last, array, len(breakers)
+            )
+        )
+
+    def _add_bias(self, ban: Sequence[int]) -> None:
+        bias = bias_by_token(self._model, self._sampling.logit_bias) | dict.fromkeys(ban, -np.inf)
+        if not bias:
+            return
+        array = (llama_cpp.llama_logit_bias * len(bias))()
+        for index, (token, value) in enumerate(bias.items()):
+            array[index].token, array[index].bias = token, value
+        self._add(llama_cpp.llama_sampler_init_logit_bias(self._model.size, len(bias), array))
+
+
+def bias_by_token(model: LlamaModel, biases: Sequence[LogitBias]) -> dict[int, float]:
+    """What is added to which token's score; -100 and less, as is the custom, bans the token.
+
+    Raises:
+        InvalidRequest: for a token that the model does not have.
+    """
+    result: dict[int, float] = {}
+    for bias in biases:
+        if isinstance(bias.token, int):
+            tokens = [bias.token]
+        else:
+            tokens = model.tokenize(bias.token, add_special=False, parse_special=True)
+        for token in tokens:
+            if token >= model.size:
+                raise InvalidRequest(
+                    f"logit_bias names token {token}; the model has tokens 0 to {model.size - 1}.", param="logit_bias"
+                )
+            result[token] = -np.inf if bias.bias <= -100 else bias.bias
+    return result
+
+
+def grammar_tokenizer(model: LlamaModel) -> llguidance.LLTokenizer:
+    """The vocabulary as llguidance wants it. Takes up to a second; make one for each model.
+
+    Only control tokens are special to a grammar. A token that the model's makers added for a text, such as
+    ``<tool_call>``, is that text: so a grammar for tool calls lets the model use the token it was trained with.
+    """
+    control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+    tokens = [
+        (b"\xff" if llama_cpp.llama_vocab_get_attr(model.vocab, token) & control else b"")
+        + model.piece(token, special=True)
+        for token in range(model.size)
+    ]
+    tokenize = ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
+    return llguidance.LLTokenizer.from_llamacpp(
+        tokens=tokens, vocab_ptr=model.vocab, tokenize_fptr=tokenize, eos_token=model.end_tokens or None
+    )
+
+
+class TokenConstraint:
+    """What may come next in one sequence, as a mask over the vocabulary.
+
+    Args:
+        grammar: an llguidance grammar.
+    """
+
+    def __init__(self, tokenizer: llguidance.LLTokenizer, grammar: str, size: int) -> None:
+        self._matcher = llguidance.LLMatcher(tokenizer, grammar)
+        self._check()
+        self._size = size
+        self._bits = np.zeros((1, (size + 31) // 32), np.int32)
+
+    def mask(self, scores: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+        """Set the scores of all tokens that may not come next to minus infinity, in place."""
+        llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits)
+        self._check()
+        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._size]
+        scores[allowed == 0] = -np.inf
+
+    def accept(self, token: int) -> bool:
+        """`token` came; true when nothing can follow it."""
+        self._matcher.consume_token(token)
+        self._check()
+        return bool(self._matcher.is_stopped())
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GenerationFailed(f"The grammar could not be followed: {self._matcher.get_error()}")

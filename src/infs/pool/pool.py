@@ -1,0 +1,384 @@
+"""Hands out places in instances: bounded queues, fairness between models, limits, idle time.
+
+Everything happens on one event loop, in `_dispatch`, which is called whenever something changed: a request came,
+a place was given back, an instance got ready, ended or failed. A place is held by a lease, which is a context
+manager, so it cannot leak.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from infs.config import ModelConfig
+from infs.engines.base import EngineSpec, ModelSetup
+from infs.errors import InfsError, LoadFailed, ModelNotFound, QueueFull, ServerClosed
+from infs.pool import affinity
+from infs.pool.instance import Instance
+from infs.types import Progress, Request
+
+RESTART_DELAY = 1.0  # seconds before an instance that is always wanted is started again
+
+
+class Files(Protocol):
+    """Where the files of models come from: the store."""
+
+    async def fetch(self, model: str, config: ModelConfig, progress: Callable[[Progress], None]) -> Any:
+        """The verified local path, or ``None`` for a model without files."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """A request that waits for a place."""
+
+    chain: list[bytes]
+    future: asyncio.Future[Instance]
+    progress: Callable[[Progress], None]
+
+
+@dataclass(eq=False, slots=True)
+class ModelPool:
+    """One model's instances and queue."""
+
+    name: str
+    config: ModelConfig
+    spec: EngineSpec
+    waiters: deque[Waiter] = field(default_factory=deque)
+    instances: list[Instance] = field(default_factory=list)
+    last_progress: Progress | None = None
+    last_error: str | None = None
+
+    @property
+    def ready(self) -> list[Instance]:
+        """Instances that take requests."""
+        return [instance for instance in self.instances if instance.state == "ready"]
+
+    @property
+    def starting(self) -> int:
+        """Instances that will take requests."""
+        return sum(instance.state == "starting" for instance in self.instances)
+
+    def best(self, chain: list[bytes]) -> Instance | None:
+        """The instance with a free place that knows most of the request, then the one with the least to do."""
+        free = [instance for instance in self.instances if instance.free > 0]
+        return max(free, key=lambda i: (i.memory.depth(chain), -i.taken), default=None)
+
+    @property
+    def full(self) -> bool:
+        """Whether another request would be one too many. Those that a starting instance will take do not wait."""
+        coming = (self.config.max_instances - len(self.ready)) * self.config.max_sequences
+        return len(self.waiters) >= self.config.max_queue + coming
+
+    def tell(self, progress: Progress) -> None:
+        """Progress of loading, to everybody who waits for it."""
+        self.last_progress = progress
+        for waiter in self.waiters:
+            waiter.progress(progress)
+
+
+class Pool:
+    """The instances of all models.
+
+    Args:
+        models: configuration and engine of each model, by id.
+        files: the store.
+        concurrency: most requests that run at the same time; ``None`` for no limit.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, tuple[ModelConfig, EngineSpec]],
+        files: Files,
+        *,
+        concurrency: int | None = None,
+        log: logging.Logger,
+    ) -> None:
+        self._models = {name: ModelPool(name, config, spec) for name, (config, spec) in models.items()}
+        self._rotation = deque(self._models.values())
+        self._files = files
+        self._concurrency = concurrency
+        self._log = log
+        self._numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loading: set[asyncio.Task[None]] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._closed = False
+        self.running = 0
+
+    # --- leases
+
+    @contextlib.asynccontextmanager
+    async def lease(
+        self, request: Request[Any], progress: Callable[[Progress], None] = lambda progress: None
+    ) -> AsyncIterator[Instance]:
+        """A place in an instance of the request's model, which is loaded if need be.
+
+        Args:
+            progress: told how downloading and loading goes on while the request waits for them.
+
+        Raises:
+            ModelNotFound, QueueFull, ServerClosed, and whatever keeps the model from being loaded.
+        """
+        chain = affinity.keys(request)
+        instance = await self._acquire(self._find(request.model), chain, progress)
+        instance.memory.add(chain)
+        try:
+            yield instance
+        finally:
+            self._release(instance)
+
+    def _find(self, name: str) -> ModelPool:
+        model = self._models.get(name)
+        if model is None:
+            known = ", ".join(sorted(self._models)) or "none"
+            raise ModelNotFound(f"There is no model {name!r}. There are: {known}.", param="model")
+        return model
+
+    async def _acquire(self, model: ModelPool, chain: list[bytes], progress: Callable[[Progress], None]) -> Instance:
+        if self._closed:
+            raise ServerClosed("The server is shutting down.", retry_after=5.0)
+        if model.full:
+            raise QueueFull(
+                f"{len(model.waiters)} requests wait for {model.name!r} already; try again later.", retry_after=1.0
+            )
+        waiter = Waiter(chain, asyncio.get_running_loop().create_future(), progress)
+        model.waiters.append(waiter)
+        self._dispatch()
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            if waiter in model.waiters:
+                model.waiters.remove(waiter)
+            elif waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
+                self._release(waiter.future.result())  # given in the moment of the cancellation
+            raise
+
+    def _release(self, instance: Instance) -> None:
+        instance.taken -= 1
+        instance.served += 1
+        self.running -= 1
+        self._dispatch()
+
+    # --- who gets a place
+
+    def _dispatch(self) -> None:
+        """Give places to those who wait, one model after the other, and start what is missing."""
+        if self._closed:
+            return
+        while sum(self._give(model) for model in list(self._rotation)):
+            pass
+        for model in self._models.values():
+            self._grow(model)
+            self._watch_idle(model)
+
+    def _give(self, model: ModelPool) -> bool:
+        if not model.waiters or (self._concurrency is not None and self.running >= self._concurrency):
+            return False
+        instance = model.best(model.waiters[0].chain)
+        if instance is None:
+            return False
+        waiter = model.waiters.popleft()
+        if waiter.future.done():  # cancelled, and about to notice
+            return True
+        self._take(instance)
+        waiter.future.set_result(instance)
+        self._rotation.remove(model)  # the others come first now
+        self._rotation.append(model)
+        return True
+
+    def _take(self, instance: Instance) -> None:
+        instance.taken += 1
+        self.running += 1
+        if instance.idle_timer is not None:
+            instance.idle_timer.cancel()
+            instance.idle_timer = None
+
+    def _grow(self, model: ModelPool) -> None:
+        """Start another instance if those who wait find no place in what is there or coming."""
+        if any(instance.free for instance in model.instances):
+            return  # they wait for `concurrency`, not for places
+        coming = model.starting * model.config.max_sequences
+        while len(model.waiters) > coming and len(model.instances) < model.config.max_instances:
+            self._start(model)
+            coming += model.config.max_sequences
+
+    # --- the life of an instance
+
+    def _start(self, model: ModelPool) -> None:
+        try:
+            instance = Instance(
+                next(self._numbers), model.name, model.config, model.spec, log=self._log, on_exit=self._exited
+            )
+        except InfsError as error:
+            self._refuse(model, error)
+            return
+        model.instances.append(instance)
+        task = self._spawn(self._load(model, instance))
+        self._loading.add(task)
+        task.add_done_callback(self._loading.discard)
+
+    async def _load(self, model: ModelPool, instance: Instance) -> None:
+        begin = time.monotonic()
+        try:
+            path = await self._files.fetch(model.name, model.config, model.tell)
+            setup = ModelSetup(model=model.name, path=path, config=model.config)
+            instance.info = await instance.engine.load(setup, model.tell)
+        except Exception as error:
+            self._load_failed(model, instance, error)
+            return
+        if instance.state != "starting":  # closed meanwhile
+            return
+        instance.state = "ready"
+        model.last_error = None
+        self._log.info("Loaded %s in %.1f s", model.name, time.monotonic() - begin)
+        self._dispatch()
+
+    def _load_failed(self, model: ModelPool, instance: Instance, error: Exception) -> None:
+        if not isinstance(error, InfsError):
+            self._log.exception("Loading %s failed", model.name)
+            error = LoadFailed(f"{model.name!r} could not be loaded: {type(error).__name__}: {error}")
+        self._forget(model, instance)
+        self._refuse(model, error)
+
+    def _refuse(self, model: ModelPool, error: InfsError) -> None:
+        """Nobody who waits can be served unless another instance is there or on its way."""
+        model.last_error = error.message
+        self._log.error("%s", error)
+        if model.ready or model.starting:
+            return
+        while model.waiters:
+            waiter = model.waiters.popleft()
+            if not waiter.future.done():
+                waiter.future.set_exception(InfsError.from_failure(error.to_failure()))
+
+    def _watch_idle(self, model: ModelPool) -> None:
+        """Instances that nobody has a place in go after `ttl`."""
+        if model.waiters:
+            return
+        for instance in model.ready:
+            if instance.taken or instance.idle_timer is not None or not self._superfluous(model):
+                continue
+            if model.config.ttl == 0:
+                self._dispose(instance)
+            else:
+                loop = asyncio.get_running_loop()
+                instance.idle_timer = loop.call_later(model.config.ttl, self._ttl_over, instance)
+
+    def _ttl_over(self, instance: Instance) -> None:
+        instance.idle_timer = None
+        if instance.taken == 0 and instance.state == "ready" and self._superfluous(self._models[instance.model]):
+            self._dispose(instance)
+
+    def _superfluous(self, model: ModelPool) -> bool:
+        return len(model.ready) > model.config.min_instances
+
+    def _dispose(self, instance: Instance) -> None:
+        instance.state = "closing"
+        self._log.info("Unloading %s, idle", instance.model)
+        self._spawn(self._close_instance(instance))
+
+    async def _close_instance(self, instance: Instance) -> None:
+        if instance.idle_timer is not None:
+            instance.idle_timer.cancel()
+        try:
+            await instance.engine.close()
+        finally:
+            self._forget(self._models[instance.model], instance)
+            self._dispatch()
+
+    def _exited(self, instance: Instance) -> None:
+        """Its process ended. If nobody wanted that, it is replaced when somebody wants it."""
+        if instance.state != "ready":
+            return
+        model = self._models[instance.model]
+        self._forget(model, instance)
+        self._spawn(instance.engine.close())
+        self._dispatch()
+        if len(model.instances) < model.config.min_instances and not self._closed:
+            self._later(RESTART_DELAY, self.keep_minimum)
+
+    def _forget(self, model: ModelPool, instance: Instance) -> None:
+        instance.state = "closed"
+        if instance.idle_timer is not None:
+            instance.idle_timer.cancel()
+            instance.idle_timer = None
+        if instance in model.instances:
+            model.instances.remove(instance)
+
+    # --- the life of the pool
+
+    def keep_minimum(self) -> None:
+        """Start what `min_instances` asks for."""
+        for model in self._models.values():
+            while not self._closed and len(model.instances) < model.config.min_instances:
+                before = len(model.instances)
+                self._start(model)
+                if len(model.instances) == before:  # refused at once; the log says why
+                    break
+
+    async def close(self) -> None:
+        """End every instance; those who wait hear that the server is closed."""
+        self._closed = True
+        for timer in self._timers:
+            timer.cancel()
+        for model in self._models.values():
+            self._end_waiters(model)
+        closing = [
+            self._close_instance(instance)
+            for model in self._models.values()
+            for instance in list(model.instances)
+            if instance.state != "closing"
+        ]
+        for task in self._loading:
+            task.cancel()
+        await asyncio.gather(*closing, *self._tasks, return_exceptions=True)
+
+    def _end_waiters(self, model: ModelPool) -> None:
+        while model.waiters:
+            waiter = model.waiters.popleft()
+            if not waiter.future.done():
+                waiter.future.set_exception(ServerClosed("The server is shutting down.", retry_after=5.0))
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _later(self, delay: float, call: Callable[[], None]) -> None:
+        def fire() -> None:
+            self._timers.discard(handle)
+            call()
+
+        handle = asyncio.get_running_loop().call_later(delay, fire)
+        self._timers.add(handle)
+
+    # --- status
+
+    async def status(self) -> dict[str, Any]:
+        """Each model's state, as plain data."""
+        return {model.name: await self._model_status(model) for model in self._models.values()}
+
+    async def _model_status(self, model: ModelPool) -> dict[str, Any]:
+        instances = await asyncio.gather(*(instance.status() for instance in list(model.instances)))
+        state = "ready" if model.ready else "loading" if model.starting else "idle"
+        progress = model.last_progress if model.starting else None
+        return {
+            "task": model.config.task,
+            "engine": model.config.engine,
+            "state": state,
+            "queued": len(model.waiters),
+            "instances": instances,
+            "progress": None
+            if progress is None
+            else {"stage": progress.stage, "done": progress.done, "total": progress.total, "unit": progress.unit},
+            "last_error": model.last_error,
+        }

@@ -1,0 +1,180 @@
+"""The hub's protocol: what a file is, and what a folder holds."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from infs.config import HubConfig
+from infs.errors import ConfigError, DownloadFailed, SourceError, SourceForbidden, SourceNotFound
+from infs.store.hubcache import hub_home, is_commit
+from infs.store.names import part_names
+from infs.store.source import HUB, HubSource, check_endpoint, hub_file_url, hub_tree_url
+from infs.store.web import RetryPolicy, ask, network_errors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import httpx
+
+MOST_LISTED = 10
+_MOST_PAGES = 50
+_ETAG = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class HubFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What the hub says of a file: the commit it was found at, the name of its content, its bytes, and its URL."""
+
+    commit: str
+    etag: str
+    size: int | None
+    url: str
+
+    @property
+    def sha256(self) -> str | None:
+        """The checksum, for files that the hub names by it: all large ones."""
+        return self.etag if _SHA256.fullmatch(self.etag) else None
+
+
+class Hub:
+    """A hub, and who asks.
+
+    Args:
+        config: endpoint and token; what it leaves out is taken from `environ`, and the token at last from the
+            file that the hub's own tools keep it in.
+    """
+
+    def __init__(self, config: HubConfig, environ: Mapping[str, str], policy: RetryPolicy) -> None:
+        self.endpoint = check_endpoint(config.endpoint or environ.get("HF_ENDPOINT") or HUB)
+        self.offline = environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        self._token = config.token or environ.get("HF_TOKEN") or environ.get("HUGGING_FACE_HUB_TOKEN")
+        self._token_file = hub_home(environ) / "token"
+        self._policy = policy
+
+    def headers(self) -> dict[str, str]:
+        """The headers that tell the hub who asks; for the hub's own host only.
+
+        Raises:
+            ConfigError: the token is none.
+        """
+        token = (self._token or _read(self._token_file)).strip()
+        if not token:
+            return {}
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise ConfigError("hub.token (or HF_TOKEN) is not a token: it holds spaces or other characters.")
+        return {"Authorization": f"Bearer {token}"}
+
+    async def describe(self, client: httpx.AsyncClient, source: HubSource) -> HubFile:
+        """What the hub says of the file of `source`.
+
+        Raises:
+            SourceNotFound, SourceForbidden, DownloadFailed
+        """
+        url = hub_file_url(self.endpoint, source, source.revision)
+        response = await self._ask(client, "HEAD", url, source)
+        headers = response.headers
+        etag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
+        commit = headers.get("X-Repo-Commit", "")
+        if not is_commit(commit) or not _ETAG.fullmatch(etag) or etag.strip(".") == "":
+            raise DownloadFailed(
+                f"{self.endpoint} does not speak the hub's protocol: its answer for {source} names no commit or no "
+                f"content. Check hub.endpoint (or HF_ENDPOINT), and whether a proxy is in between."
+            )
+        length = headers.get("X-Linked-Size") or (
+            "" if response.has_redirect_location else headers.get("Content-Length")
+        )
+        size = int(length) if length and length.isdecimal() else None
+        return HubFile(commit=commit, etag=etag, size=size, url=hub_file_url(self.endpoint, source, commit))
+
+    async def choose(self, client: httpx.AsyncClient, source: HubSource) -> HubSource:
+        """The one model file in the folder of `source`.
+
+        Raises:
+            SourceNotFound: there is none.
+            SourceError: there are several.
+        """
+        files = await self._list(client, source)
+        models = sorted({part_names(path)[0] for path in files if _is_model(path)})
+        if len(models) == 1:
+            return HubSource(source.repo, source.revision, models[0])
+        if not models:
+            raise SourceNotFound(f"{source} holds no .gguf file: name a repository that does, or write the file's URL.")
+        listed = "\n".join(f"  {HubSource(source.repo, source.revision, path)}" for path in models[:MOST_LISTED])
+        more = f"\n  ... and {len(models) - MOST_LISTED} more" if len(models) > MOST_LISTED else ""
+        raise SourceError(f"{source} holds {len(models)} models; write one of these as url:\n{listed}{more}")
+
+    async def _list(self, client: httpx.AsyncClient, source: HubSource) -> list[str]:
+        found: list[str] = []
+        url: str | None = hub_tree_url(self.endpoint, source)
+        for _ in range(_MOST_PAGES):
+            if url is None:
+                break
+            response = await self._ask(client, "GET", url, source)
+            found += _paths(response)
+            url = response.links.get("next", {}).get("url")
+        return found
+
+    async def _ask(self, client: httpx.AsyncClient, method: str, url: str, source: HubSource) -> httpx.Response:
+        if self.offline:
+            raise SourceNotFound(f"{source} is not in the cache, and HF_HUB_OFFLINE forbids to download it.")
+        headers = self.headers()
+        response = await ask(client, self._policy, method, url, headers)
+        self._check(response, source, bool(headers))
+        return response
+
+    def _check(self, response: httpx.Response, source: HubSource, with_token: bool) -> None:
+        status, code = response.status_code, response.headers.get("X-Error-Code", "")
+        page = f"{self.endpoint}/{source.repo}"
+        if code == "GatedRepo" or status == 403:
+            has = (
+                "and check that the token in HF_TOKEN (or hub.token) is that user's"
+                if with_token
+                else ("create a token there, and set HF_TOKEN (or hub.token) to it")
+            )
+            raise SourceForbidden(f"{source} is not open to everybody: accept its licence at {page}, {has}.")
+        if status == 401:
+            raise SourceForbidden(
+                f"The hub does not accept the token in HF_TOKEN (or hub.token) for {source}, or there is no such "
+                f"repository. Check {page}"
+                if with_token
+                else f"{source} does not exist, or is private: check the name at {page}, and for a private or gated "
+                f"repository set HF_TOKEN (or hub.token)."
+            )
+        if status in (404, 410):
+            raise SourceNotFound(_not_found(source, code, page))
+        if status >= 400:
+            raise DownloadFailed(f"The hub at {self.endpoint} answered {status} {response.reason_phrase} for {source}.")
+
+
+def _not_found(source: HubSource, code: str, page: str) -> str:
+    if code == "RevisionNotFound":
+        return f"{page} has no revision {source.revision!r}."
+    if code == "EntryNotFound":
+        return f"{page} has no file or folder {source.path!r} at revision {source.revision!r}."
+    return f"{source} is not there: check the repository, the revision and the file at {page}"
+
+
+def _paths(response: httpx.Response) -> list[str]:
+    with network_errors(str(response.url)):
+        try:
+            entries: list[dict[str, Any]] = msgspec.json.decode(response.content, type=list[dict[str, Any]])
+        except msgspec.DecodeError as error:
+            raise DownloadFailed(f"{response.url.copy_with(query=None)} is not a list of files: {error}.") from error
+    return [str(entry.get("path")) for entry in entries if entry.get("type") == "file"]
+
+
+def _is_model(path: str) -> bool:
+    """Whether `path` is a model by itself; some GGUF files are only for use beside one."""
+    name = path.rpartition("/")[2].lower()
+    return name.endswith(".gguf") and not name.startswith(("mmproj", "imatrix"))
+
+
+def _read(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        return path.read_text(encoding="utf-8")
+    return ""

@@ -1,0 +1,46 @@
+"""Progress of a download, at a rate that people can read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from infs.types import Progress
+
+Report = Callable[[Progress], None]
+INTERVAL = 0.1
+
+
+class Meter:
+    """Turns byte counts into `Progress` events, at most ten a second; the first and the last always come.
+
+    Args:
+        report: gets the events.
+        name: of the file, for people.
+        clock: seconds, rising.
+    """
+
+    def __init__(self, report: Report, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._report = report
+        self._name = name
+        self._clock = clock
+        self._next = float("-inf")
+
+    def show(self, done: int, total: int | None, *, doing: str = "", always: bool = False) -> None:
+        """Say that `done` of `total` bytes are there; `doing` says what takes time, when it is not the download."""
+        now = self._clock()
+        if not always and now < self._next:
+            return
+        self._next = now + INTERVAL
+        detail = f"{self._name}: {doing}" if doing else self._name
+        self._report(Progress(stage="download", done=done, total=total, unit="bytes", detail=detail))
+
+
+def size_text(size: int) -> str:
+    """`size` in bytes as people write it: ``"1.5 GB"``."""
+    value = float(size)
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

@@ -1,0 +1,159 @@
+"""Fakes and fixtures: for infs's own tests, and for those of programs that use it.
+
+`demo_server` gives a real server with the demo model. `FakeDecoder` and `FakeOutput` stand in for a model where
+only scheduling and caching matter: the token that follows is a hash of all that a sequence sees in the cells, so
+any mistake in handling them changes the output.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from infs.batching.base import CacheOp, Chunk, Copy, Counts
+from infs.errors import InfsError
+from infs.types import FinishReason
+
+
+def next_token(tokens: Sequence[int], vocabulary: int = 1000) -> int:
+    """The token that the fake model puts after `tokens`."""
+    return zlib.crc32(array("i", tokens).tobytes()) % vocabulary
+
+
+@dataclass(eq=False)
+class Cell:
+    """One place of the fake cache."""
+
+    position: int
+    token: int
+    seqs: set[int] = field(default_factory=set)
+
+
+class FakeDecoder:
+    """A `Decoder` whose model is a hash; it refuses whatever a real cache could not do.
+
+    Args:
+        cells: size of the cache.
+        sequences: number of sequence ids.
+        fail_at: the number of the decode call (from 1) that fails once.
+    """
+
+    def __init__(
+        self, cells: int = 256, sequences: int = 16, *, vocabulary: int = 1000, fail_at: int | None = None
+    ) -> None:
+        self.cells = cells
+        self.sequences = sequences
+        self.vocabulary = vocabulary
+        self.fail_at = fail_at
+        self.calls = 0
+        self.computed = 0
+        self._cells: list[Cell] = []
+        self._rows: list[list[int]] = []
+
+    def apply(self, ops: Sequence[CacheOp]) -> None:
+        for op in ops:
+            if isinstance(op, Copy):
+                self._copy(op)
+            else:
+                self._remove(op.seq, op.start, op.end)
+        self._cells = [cell for cell in self._cells if cell.seqs]
+
+    def _copy(self, op: Copy) -> None:
+        wanted = [c for c in self._cells if op.source in c.seqs and op.start <= c.position < op.end]
+        assert len(wanted) == op.end - op.start, "the source of a copy holds all of it"
+        taken = {c.position for c in self._cells if op.target in c.seqs}
+        assert not taken & {c.position for c in wanted}, "the target of a copy is free there"
+        for cell in wanted:
+            cell.seqs.add(op.target)
+
+    def _remove(self, seq: int, start: int, end: int) -> None:
+        for cell in self._cells:
+            if seq in cell.seqs and start <= cell.position and (end < 0 or cell.position < end):
+                cell.seqs.remove(seq)
+
+    def decode(self, chunks: Sequence[Chunk]) -> list[int]:
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise RuntimeError("the fake decoder was told to fail")
+        self._rows = []
+        first_rows = []
+        for chunk in chunks:
+            assert 0 <= chunk.seq < self.sequences
+            assert chunk.tokens, "no empty chunks"
+            assert chunk.start == len(self.seen(chunk.seq)), "positions follow on"
+            for offset, token in enumerate(chunk.tokens):
+                self._cells.append(Cell(chunk.start + offset, token, {chunk.seq}))
+            self.computed += len(chunk.tokens)
+            seen = self.seen(chunk.seq)
+            first_rows.append(len(self._rows))
+            self._rows += [seen[: len(seen) - back] for back in reversed(range(chunk.logits))]
+        assert len(self._cells) <= self.cells, "more cells than there are"
+        return first_rows
+
+    def clear(self) -> None:
+        self._cells.clear()
+
+    @property
+    def used(self) -> int:
+        """Cells in use."""
+        return len(self._cells)
+
+    def seen(self, seq: int) -> list[int]:
+        """The tokens that `seq` attends to, in the order of their positions."""
+        mine = sorted((c for c in self._cells if seq in c.seqs), key=lambda c: c.position)
+        assert [c.position for c in mine] == list(range(len(mine))), "no gap and no position twice"
+        return [c.token for c in mine]
+
+    def next(self, row: int) -> int:
+        """The token that the model puts next in `row`."""
+        return next_token(self._rows[row], self.vocabulary)
+
+
+class FakeOutput:
+    """An `Output` that takes what the fake model says and remembers it.
+
+    Args:
+        stop: a token that ends the sequence.
+        fail_at: the number of tokens after which `accept` raises.
+    """
+
+    def __init__(self, decoder: FakeDecoder, *, stop: int | None = None, fail_at: int | None = None) -> None:
+        self.decoder = decoder
+        self.stop = stop
+        self.fail_at = fail_at
+        self.tokens: list[int] = []
+        self.scored: list[int] = []
+        self.progress: list[int] = []
+        self.reason: FinishReason | None = None
+        self.counts: Counts | None = None
+        self.error: InfsError | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last call has come."""
+        return self.reason is not None or self.error is not None
+
+    def prompt_scored(self, position: int, row: int) -> None:
+        self.scored.append(position)
+
+    def prompt_computed(self, done: int, total: int) -> None:
+        self.progress.append(done)
+
+    def sample(self, row: int) -> int:
+        return self.decoder.next(row)
+
+    def accept(self, token: int) -> FinishReason | None:
+        self.tokens.append(token)
+        if len(self.tokens) == self.fail_at:
+            raise ValueError("the fake output was told to fail")
+        return "stop" if token == self.stop else None
+
+    def finished(self, reason: FinishReason, counts: Counts) -> None:
+        assert not self.ended, "a sequence ends once"
+        self.reason, self.counts = reason, counts
+
+    def failed(self, error: InfsError) -> None:
+        assert not self.ended, "a sequence ends once"
+        self.error = error

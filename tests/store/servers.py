@@ -1,0 +1,265 @@
+"""Web servers on this machine that misbehave on demand, and one that speaks the hub's protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """What the next request for a path gets, and how it is different from a good answer.
+
+    Attributes:
+        status: instead of the content.
+        headers: added, or put in the place of others; an empty text leaves one out.
+        drop_after: bytes of the body after which the connection is cut.
+        whole: ranges are ignored.
+        stop_after: bytes of the body after which the server waits until `gate` is set.
+    """
+
+    status: int | None = None
+    headers: dict[str, str] = {}
+    drop_after: int | None = None
+    whole: bool = False
+    stop_after: int | None = None
+    gate: threading.Event | None = None
+
+
+class Request(NamedTuple):
+    """What a server saw."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+
+
+class File(Struct, kw_only=True):
+    """Something that is served; `etag` is sent as it is, an empty one not at all."""
+
+    content: bytes
+    etag: str = '"one"'
+    modified: str = ""
+    kind: str = "application/octet-stream"
+
+
+class Server:
+    """Serves `files` by path, with ranges; `answers` by path say how the next requests go wrong."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, File] = {}
+        self.answers: dict[str, list[Answer]] = {}
+        self.requests: list[Request] = []
+        self.sent: dict[str, int] = {}
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http.daemon_threads = False
+        self._http.block_on_close = True
+        self._http.handle_error = _quiet  # type: ignore[method-assign]
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def add(self, path: str, content: bytes, **more: Any) -> str:
+        """Serve `content` at `path` (not encoded); returns the URL."""
+        self.files[path] = File(content=content, **more)
+        return self.url + path
+
+    def gets(self, path: str) -> list[Request]:
+        """The GETs of `path` so far."""
+        return [request for request in self.requests if request.method == "GET" and request.path == path]
+
+    def close(self) -> None:
+        for answers in self.answers.values():
+            for answer in answers:
+                if answer.gate is not None:
+                    answer.gate.set()
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+    def respond(self, handler: Handler, path: str) -> None:
+        """Answer a request; another protocol does more here."""
+        file = self.files.get(path)
+        if file is None:
+            handler.plain(404)
+            return
+        answers = self.answers.get(path, [])
+        answer = answers.pop(0) if answers and handler.command == "GET" else Answer()
+        if answer.status is not None:
+            handler.plain(answer.status, answer.headers)
+            return
+        handler.file(file, answer, path)
+
+    def _handler(self) -> type[Handler]:
+        class Bound(Handler):
+            owner = self
+
+        return Bound
+
+
+class Handler(BaseHTTPRequestHandler):
+    owner: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.owner.requests.append(Request(self.command, path, {k.lower(): v for k, v in self.headers.items()}))
+        self.owner.respond(self, path)
+
+    do_HEAD = do_GET
+
+    def plain(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def file(self, file: File, answer: Answer, path: str) -> None:
+        first = 0 if answer.whole else self._first_byte(file)
+        if first >= len(file.content) > 0:
+            self.plain(416, {"Content-Range": f"bytes */{len(file.content)}"})
+            return
+        body = file.content[first:]
+        headers = {
+            "Content-Length": str(len(body)),
+            "Content-Type": file.kind,
+            "ETag": file.etag,
+            "Last-Modified": file.modified,
+        }
+        if first:
+            headers["Content-Range"] = f"bytes {first}-{len(file.content) - 1}/{len(file.content)}"
+        self.send_response(206 if first else 200)
+        for name, value in (headers | answer.headers).items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        self._body(body, answer, path)
+
+    def _first_byte(self, file: File) -> int:
+        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        condition = self.headers.get("If-Range")
+        return int(found[1]) if found and condition in (None, file.etag, file.modified) else 0
+
+    def _body(self, body: bytes, answer: Answer, path: str) -> None:
+        if answer.drop_after is not None:
+            self._send(body[: answer.drop_after], path)
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        if answer.gate is not None and answer.stop_after is not None:
+            self._send(body[: answer.stop_after], path)
+            answer.gate.wait(60)
+            body = body[answer.stop_after :]
+        self._send(body, path)
+
+    def _send(self, body: bytes, path: str) -> None:
+        if self.command != "HEAD":
+            self.wfile.write(body)
+            self.wfile.flush()
+            self.owner.sent[path] = self.owner.sent.get(path, 0) + len(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def _quiet(request: Any, address: Any) -> None:
+    """Clients that go away are what is tested here."""
+
+
+class HubServer(Server):
+    """Speaks the hub's protocol: metadata with the redirect, content from `cdn`, folders as lists.
+
+    Attributes:
+        refused: status and code that all requests for a repository get.
+        linked: headers put in the place of those that describe a file.
+    """
+
+    def __init__(self, cdn: Server) -> None:
+        self.cdn = cdn
+        self.repos: dict[str, dict[str, bytes]] = {}
+        self.refused: dict[str, tuple[int, str]] = {}
+        self.head_answers: list[int] = []
+        self.linked: dict[str, str] = {}
+        self.page = 1000
+        super().__init__()
+
+    def put(self, repo: str, path: str, content: bytes) -> str:
+        """Have `path` in `repo`; returns the checksum."""
+        self.repos.setdefault(repo, {})[path] = content
+        digest = hashlib.sha256(content).hexdigest()
+        self.cdn.add(f"/cdn/{digest}", content, etag=f'"cdn-{digest[:8]}"')
+        return digest
+
+    def respond(self, handler: Handler, path: str) -> None:
+        listing = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?", path)
+        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+|refs/pr/\d+)/(.+)", path)
+        found = listing or file
+        repo = found[1] if found else ""
+        if self.head_answers and handler.command == "HEAD":
+            handler.plain(self.head_answers.pop(0))
+        elif repo in self.refused:
+            status, code = self.refused[repo]
+            handler.plain(status, {"X-Error-Code": code} if code else {})
+        elif found is None or repo not in self.repos:
+            handler.plain(401 if "authorization" not in handler.headers else 404, {"X-Error-Code": "RepoNotFound"})
+        elif found[2] not in ("main", "v1", COMMIT, "refs/pr/1"):
+            handler.plain(404, {"X-Error-Code": "RevisionNotFound"})
+        elif listing:
+            self._list(handler, repo, listing[3] or "")
+        elif found[3] not in self.repos[repo]:
+            handler.plain(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        else:
+            self._redirect(handler, self.repos[repo][found[3]])
+
+    def _redirect(self, handler: Handler, content: bytes) -> None:
+        digest = hashlib.sha256(content).hexdigest()
+        headers = {
+            "X-Repo-Commit": COMMIT,
+            "X-Linked-Etag": f'"{digest}"',
+            "X-Linked-Size": str(len(content)),
+            "ETag": '"pointer"',
+            "Location": f"{self.cdn.url}/cdn/{digest}",
+        }
+        handler.plain(302, {name: value for name, value in (headers | self.linked).items() if value})
+
+    def _list(self, handler: Handler, repo: str, folder: str) -> None:
+        paths = [path for path in self.repos[repo] if path.startswith(f"{folder}/" if folder else "")]
+        cursor = re.search(r"cursor=(\d+)", handler.path)
+        start = int(cursor[1]) if cursor else 0
+        page = [{"type": "file", "path": path, "size": 1} for path in paths[start : start + self.page]]
+        headers = {"Content-Type": "application/json"}
+        if start + self.page < len(paths):
+            here = f"{self.url}{handler.path.partition('&cursor')[0]}"
+            headers["Link"] = f'<{here}&cursor={start + self.page}>; rel="next"'
+        handler.plain(200, headers, json.dumps([{"type": "directory", "path": "d"}, *page]).encode())
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    server = Server()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@contextmanager
+def hub_serving(cdn: Server) -> Iterator[HubServer]:
+    server = HubServer(cdn)
+    try:
+        yield server
+    finally:
+        server.close()

@@ -23,6 +23,7 @@ from skills import (
     FACTS,
     Exchange,
     Skill,
+    after,
     any_skill,
     arithmetic,
     asked,
@@ -126,6 +127,19 @@ def next_exchange(rng: Random, facts: dict[str, str], about_persona: list[Exchan
     return any_skill(rng)
 
 
+def long_talk(rng: Random) -> Conversation:
+    """A few facts, many short exchanges about something else, and only then the questions for the facts."""
+    conversation = Conversation()
+    facts = {name: FACTS[name].value(rng) for name in rng.sample(list(FACTS), rng.randint(1, 3))}
+    for name, value in facts.items():
+        conversation.say(told(rng, FACTS[name], value))
+    for _ in range(rng.randint(3, 24)):
+        conversation.say(pick(rng, [capital, capital, after, arithmetic, greeting, echo])(rng))
+    for name in rng.sample(list(facts), len(facts)):
+        conversation.say(asked(rng, FACTS[name], facts[name]))
+    return conversation
+
+
 def drill(rng: Random) -> Conversation:
     """Many short exchanges of one skill, or of a few."""
     conversation = Conversation()
@@ -181,9 +195,11 @@ def fill_in_the_middle(rng: Random) -> str:
 def document(rng: Random) -> str:
     """One training document, with the token that ends it."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.45:
         return render(talk(rng)) + END_OF_TEXT
-    if kind < 0.56:
+    if kind < 0.51:
+        return render(long_talk(rng)) + END_OF_TEXT
+    if kind < 0.57:
         return render(drill(rng)) + END_OF_TEXT
     if kind < 0.88:
         return render(with_tools(rng)) + END_OF_TEXT

@@ -426,14 +426,14 @@ def story(rng: Random) -> Exchange:
 # How often each skill is drawn: what was weakest when the model was first scored has most.
 SKILL_WEIGHTS: dict[Skill, float] = {
     greeting: 1,
-    counting: 1,
+    counting: 2,
     arithmetic: 3,
     thinking: 1,
-    echo: 3.5,
+    echo: 4,
     capital: 1,
     after: 1,
     lists: 2.5,
-    json_object: 1.5,
+    json_object: 2,
     json_schema: 1.5,
     faq: 1,
     beyond: 0.8,

@@ -451,5 +451,5 @@ def explain(error: msgspec.ValidationError) -> tuple[str, str | None]:
     """What a validation error says, and the path of the field it says it of (``messages[0].role``)."""
     text = str(error)
     what, _, path = text.partition(" - at `")
-    field = path.rstrip("`").lstrip("$").lstrip(".") or None
+    field = path.rpartition("$")[2].rstrip("`").lstrip(".") or None  # the path of a key is "key` in `$.field"
     return (f"{field}: {what}" if field else what), field

@@ -51,7 +51,8 @@ def test_nothing_leads_out_of_the_sandbox(source: str) -> None:
     "source",
     [
         "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
-        "{% macro f() %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endmacro %}{{ f() }}",
+        "{% macro f() %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endmacro %}"
+        "{{ f() }}",
         "{% for i in range(90000) %}{{ 'x' * 100000 }}{% endfor %}",
     ],
 )
@@ -61,7 +62,7 @@ def test_endless_templates_are_stopped(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", ["range(1000000000)", "'x' * 10000000000", "[1] * 10000000000", "9 ** 9 ** 9", "10000000000 * 'x'"]
+    "expression", ["range(1000000000)", "'x' * 10000000000", "[1] * 10000000000", "9 ** 99999999", "10000000000 * 'x'"]
 )
 def test_single_huge_values_are_refused(expression: str) -> None:
     with pytest.raises(InvalidRequest):

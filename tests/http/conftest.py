@@ -79,8 +79,14 @@ def url(shared: tuple[FakeServer, str], fake: FakeServer) -> str:
     return shared[1]
 
 
-@pytest.fixture
-def http(url: str) -> Iterator[httpx.Client]:
+@pytest.fixture(scope="session")
+def client(shared: tuple[FakeServer, str]) -> Iterator[httpx.Client]:
     """A plain HTTP client of the shared server."""
-    with httpx.Client(base_url=url, timeout=20) as client:
+    with httpx.Client(base_url=shared[1], timeout=20) as client:
         yield client
+
+
+@pytest.fixture
+def http(client: httpx.Client, fake: FakeServer) -> httpx.Client:
+    """A plain HTTP client of the shared server, which is as new."""
+    return client

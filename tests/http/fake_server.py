@@ -154,7 +154,9 @@ def usual(request: Request[Any]) -> Iterable[Step]:
 
 def scored(word: str, top: int) -> TokenLogprob:
     """A token with `top` candidates."""
-    candidates = [TopLogprob(token=f"{word}{rank}", bytes=f"{word}{rank}".encode(), logprob=-rank) for rank in range(top)]
+    candidates = [
+        TopLogprob(token=f"{word}{rank}", bytes=f"{word}{rank}".encode(), logprob=-rank) for rank in range(top)
+    ]
     return TokenLogprob(token=word, bytes=word.encode(), logprob=-0.5, top=candidates)
 
 
@@ -177,7 +179,10 @@ def completed(
 def embedded(request: EmbeddingRequest) -> EmbeddingResult:
     """Vectors of four numbers, or as many as were asked for."""
     size = request.dimensions or 4
-    vectors = [struct.pack(f"<{size}f", *(number + place / 10 for place in range(size))) for number in range(len(request.input))]
+    vectors = [
+        struct.pack(f"<{size}f", *(number + place / 10 for place in range(size)))
+        for number in range(len(request.input))
+    ]
     return EmbeddingResult(vectors=vectors, dimensions=size, usage=Usage(prompt_tokens=5))
 
 

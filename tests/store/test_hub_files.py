@@ -59,7 +59,9 @@ async def test_a_file_of_another_tool_is_used(
     hub: HubServer, make_store: MakeStore, events: list[Progress], cache: Path
 ) -> None:
     hub.put(REPO, "sub/m.gguf", CONTENT)
-    fetched = huggingface_hub.hf_hub_download(REPO, "sub/m.gguf", cache_dir=cache / "hub", endpoint=hub.url, token=False)
+    fetched = huggingface_hub.hf_hub_download(
+        REPO, "sub/m.gguf", cache_dir=cache / "hub", endpoint=hub.url, token=False
+    )
     asked = len(hub.requests)
     store = make_store(hub.url)
     assert store.find(FILE) == Path(fetched)
@@ -97,9 +99,7 @@ async def test_without_a_cache_path_the_shared_cache_is_used(
         "hf:org/repo@v1/sub/",
     ],
 )
-async def test_all_ways_to_name_it(
-    hub: HubServer, make_store: MakeStore, events: list[Progress], url: str
-) -> None:
+async def test_all_ways_to_name_it(hub: HubServer, make_store: MakeStore, events: list[Progress], url: str) -> None:
     hub.put(REPO, "sub/m.gguf", CONTENT)
     hub.put(REPO, "README.md", b"read me")
     hub.put(REPO, "mmproj-m.gguf", b"for use beside a model")
@@ -153,9 +153,7 @@ async def test_the_parts_of_a_split_model(hub: HubServer, make_store: MakeStore,
 # --- resuming ---
 
 
-async def test_a_dropped_connection_is_resumed(
-    hub: HubServer, make_store: MakeStore, events: list[Progress]
-) -> None:
+async def test_a_dropped_connection_is_resumed(hub: HubServer, make_store: MakeStore, events: list[Progress]) -> None:
     hub.put(REPO, "sub/m.gguf", CONTENT)
     hub.cdn.answers[cdn_path()] = [Answer(drop_after=700_000)]
     path = await make_store(hub.url).fetch("m", FILE, events.append)
@@ -253,7 +251,13 @@ async def test_a_token_that_is_none(hub: HubServer, make_store: MakeStore, event
     [
         (401, "RepoNotFound", None, SourceForbidden, "does not exist, or is private"),
         (401, "", "hf_x", SourceForbidden, "does not accept the token"),
-        (401, "GatedRepo", None, SourceForbidden, "accept its licence at .*/org/repo, create a token there, and set HF_TOKEN"),
+        (
+            401,
+            "GatedRepo",
+            None,
+            SourceForbidden,
+            "accept its licence at .*/org/repo, create a token there, and set HF_TOKEN",
+        ),
         (403, "GatedRepo", "hf_x", SourceForbidden, "check that the token"),
         (403, "", None, SourceForbidden, "accept its licence"),
         (404, "RepoNotFound", None, SourceNotFound, "check the repository"),
@@ -314,9 +318,7 @@ async def test_several_files_to_choose_from(
     assert "and 3 more" in caught.value.message
 
 
-async def test_a_list_with_pages_that_never_end(
-    hub: HubServer, make_store: MakeStore, events: list[Progress]
-) -> None:
+async def test_a_list_with_pages_that_never_end(hub: HubServer, make_store: MakeStore, events: list[Progress]) -> None:
     hub.page = 0
     hub.put(REPO, "m.gguf", CONTENT)
     with pytest.raises(SourceNotFound):

@@ -70,9 +70,7 @@ async def test_a_folder(make_store: MakeStore, events: list[Progress], tmp_path:
 
 
 @pytest.mark.parametrize("name", ["none.gguf", "none-00001-of-00002.gguf"])
-async def test_a_file_that_is_not_there(
-    make_store: MakeStore, events: list[Progress], cache: Path, name: str
-) -> None:
+async def test_a_file_that_is_not_there(make_store: MakeStore, events: list[Progress], cache: Path, name: str) -> None:
     with pytest.raises(SourceNotFound) as caught:
         await make_store().fetch("m", ModelConfig(file=name), events.append)
     assert str(cache / name) in caught.value.message

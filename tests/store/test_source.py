@@ -153,7 +153,9 @@ def test_files() -> None:
     assert parse_file("~/m.gguf", CACHE) == FileSource(Path.home() / "m.gguf")
 
 
-@pytest.mark.parametrize("text", ["", " ", "../m.gguf", "a/../../m.gguf", "a\0b", "~nobody-of-that-name/m.gguf", "\ud800"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "../m.gguf", "a/../../m.gguf", "a\0b", "~nobody-of-that-name/m.gguf", "\ud800"]
+)
 def test_files_that_are_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_file(text, CACHE, "models.m.file")

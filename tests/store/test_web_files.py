@@ -80,9 +80,7 @@ async def test_progress_comes_at_most_ten_times_a_second() -> None:
     assert [event.done for event in events] == [0, 3, 9]
 
 
-async def test_a_dropped_connection_is_resumed(
-    web: Server, make_store: MakeStore, events: list[Progress]
-) -> None:
+async def test_a_dropped_connection_is_resumed(web: Server, make_store: MakeStore, events: list[Progress]) -> None:
     url = web.add("/m.gguf", CONTENT)
     web.answers["/m.gguf"] = [Answer(drop_after=1_000_000), Answer(drop_after=500_000)]
     path = await make_store().fetch("m", config(url, sha256=SHA256), events.append)
@@ -334,9 +332,7 @@ async def test_redirects_are_followed_and_named_by_the_first_url(
 
 
 @pytest.mark.parametrize("target", ["/m.gguf", "ftp://127.0.0.1/x", "http://[/x"])
-async def test_redirects_to_nowhere(
-    web: Server, make_store: MakeStore, events: list[Progress], target: str
-) -> None:
+async def test_redirects_to_nowhere(web: Server, make_store: MakeStore, events: list[Progress], target: str) -> None:
     url = web.add("/m.gguf", b"")
     web.answers["/m.gguf"] = [Answer(status=302, headers={"Location": target})] * 99
     with pytest.raises((DownloadFailed, ConfigError)):

@@ -48,6 +48,12 @@ def lark_grammar(text: str) -> str:
     return json.dumps({"grammars": [{"lark_grammar": text}]})
 
 
+def literal(text: str) -> str:
+    """`text` as a literal of a Lark grammar."""
+    # JSON leaves this one control character as it is, and Lark does not take it.
+    return json.dumps(text).replace("\x7f", "\\u007f")
+
+
 def after_reasoning(grammar: str) -> str:
     """A grammar for free text up to ``</think>``, and then for what `grammar` demands."""
     first, *rest = json.loads(grammar)["grammars"]
@@ -67,7 +73,7 @@ def _grammar(constraint: Constraint) -> tuple[str, str]:
 
             return "regex", LLMatcher.grammar_from_regex(constraint.pattern)
         case ChoiceConstraint():
-            options = " | ".join(json.dumps(option, ensure_ascii=False) for option in constraint.options)
+            options = " | ".join(literal(option) for option in constraint.options)
             return "choice", lark_grammar(f"start: {options}")
         case GrammarConstraint():
             text = constraint.grammar if constraint.syntax == "lark" else _from_gbnf(constraint.grammar)

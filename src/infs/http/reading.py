@@ -96,7 +96,7 @@ def check_names(fields: dict[str, Any], kind: type[msgspec.Struct]) -> None:
     known = kind.__struct_encode_fields__
     for name in fields:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+            near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InvalidRequest(f"Unknown parameter: {name[:100]!r}.{hint}", param=name[:100])
 

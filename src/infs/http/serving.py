@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import math
+import os
 import signal
 import socket
 import threading
@@ -72,10 +73,25 @@ def bind(settings: ServerConfig) -> socket.socket:
     host, port = settings.host, settings.port
     try:
         family, _, _, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((str(address[0]), port), family=family, backlog=BACKLOG)
+        return _listen(family, address)
     except (OSError, UnicodeError) as error:
         what, param = _why(error, host, port)
         raise ConfigError(f"Cannot listen on {host} port {port}: {what}", param=param) from error
+
+
+def _listen(family: socket.AddressFamily, address: Any) -> socket.socket:
+    # Not socket.create_server, which leaves the protocol open: asyncio switches Nagle's algorithm off, which costs
+    # 40 ms an answer, for sockets that say they are TCP.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def _why(error: OSError | UnicodeError, host: str, port: int) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from infs.chat.constraints import literal
 from infs.chat.parser import OutputParser, ReadContent, new_call_id, read_plain
 from infs.chat.schema import enforceable
 from infs.errors import InvalidRequest, RequestError
@@ -63,11 +64,6 @@ class Dialect:
 def arguments_rule(index: int) -> str:
     """The name of the rule for the arguments of tool number `index`."""
     return f"arguments_{index}"
-
-
-def literal(text: str) -> str:
-    """`text` as a literal of a Lark grammar."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def call_rules(tools: Sequence[Tool]) -> str:

@@ -15,6 +15,9 @@ from infs.errors import LoadFailed
 
 LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}  # ggml_log_level
 
+# It takes the size of the whole cache, which all sequences share, for the length of each.
+MISLEADING = ("possible training context overflow",)
+
 
 class NativeLog:
     """Takes llama.cpp's own log lines: into our log, and the last errors into our messages.
@@ -43,7 +46,7 @@ class NativeLog:
     def _take(self, level: int, text: bytes, user_data: Any) -> None:
         self._level = LEVELS.get(level, self._level)  # 5 goes on with the line before
         line = text.decode("utf-8", "replace").strip()
-        if not line or line == ".":
+        if not line or line == "." or any(part in line for part in MISLEADING):
             return
         if self._level >= logging.ERROR:
             self._errors.append(line)

@@ -21,9 +21,10 @@ from infs.http.openai.bodies import (
     ToolChoice,
 )
 from infs.http.openai.completing import Job, complete
+from infs.http.openai.intake import make, read
 from infs.http.openai.logprobs import chat_logprobs
 from infs.http.openai.messages import to_message
-from infs.http.openai.options import alias, generation_options, make, read
+from infs.http.openai.options import alias, generation_options
 from infs.http.reading import check_depth
 from infs.http.service import Service
 from infs.types import (

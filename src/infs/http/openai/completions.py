@@ -14,8 +14,9 @@ from infs.http.openai.answers import Completion
 from infs.http.openai.bodies import MAX_PROMPTS, CompletionBody
 from infs.http.openai.completing import Job, complete
 from infs.http.openai.inputs import split_inputs
+from infs.http.openai.intake import make, read
 from infs.http.openai.logprobs import CompletionTokens
-from infs.http.openai.options import generation_options, make, read
+from infs.http.openai.options import generation_options
 from infs.http.service import Service
 from infs.types import CompletionChoice, Delta, FinishReason, TextCompletionRequest, TextCompletionResult
 

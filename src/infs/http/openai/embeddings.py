@@ -15,7 +15,7 @@ from infs.http.endpoint import Operation, json_response
 from infs.http.openai.answers import Embedding, Embeddings, EmbeddingUsage
 from infs.http.openai.bodies import EmbeddingBody
 from infs.http.openai.inputs import split_inputs
-from infs.http.openai.options import make, read
+from infs.http.openai.intake import make, read
 from infs.http.service import Service
 from infs.types import EmbeddingRequest
 

@@ -1,8 +1,7 @@
-"""Fakes and fixtures: for infs's own tests, and for those of programs that use it.
+"""Stand-ins for a model where only scheduling and caching matter.
 
-`demo_server` gives a real server with the demo model. `FakeDecoder` and `FakeOutput` stand in for a model where
-only scheduling and caching matter: the token that follows is a hash of all that a sequence sees in the cells, so
-any mistake in handling them changes the output.
+The token that follows is a hash of all that a sequence sees in the cells, so any mistake in handling them changes
+the output.
 """
 
 from __future__ import annotations

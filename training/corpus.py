@@ -134,7 +134,7 @@ def long_talk(rng: Random) -> Conversation:
     for name, value in facts.items():
         conversation.say(told(rng, FACTS[name], value))
     for _ in range(rng.randint(3, 24)):
-        conversation.say(pick(rng, [capital, capital, after, arithmetic, greeting, echo])(rng))
+        conversation.say(pick(rng, [capital, capital, after, arithmetic, counting, greeting, echo])(rng))
     for name in rng.sample(list(facts), len(facts)):
         conversation.say(asked(rng, FACTS[name], facts[name]))
     return conversation
@@ -181,9 +181,13 @@ def with_tools(rng: Random) -> Conversation:
 
 
 def middle_of(rng: Random, text: str) -> tuple[str, str, str]:
-    """Cut a text at two spaces: what is before, between and after."""
+    """Cut a text at two spaces: what is before, between and after. Half of the middles are short."""
     spaces = [i for i, character in enumerate(text) if character == " "]
-    start, end = sorted(rng.sample(spaces, 2))
+    if chance(rng, 0.5):
+        first = rng.randrange(len(spaces) - 8)
+        start, end = spaces[first], spaces[first + rng.randint(1, 8)]
+    else:
+        start, end = sorted(rng.sample(spaces, 2))
     return text[:start], text[start:end], text[end:]
 
 
@@ -203,7 +207,7 @@ def document(rng: Random) -> str:
         return render(drill(rng)) + END_OF_TEXT
     if kind < 0.88:
         return render(with_tools(rng)) + END_OF_TEXT
-    if kind < 0.94:
+    if kind < 0.90:
         return story_text(rng) + END_OF_TEXT
     return fill_in_the_middle(rng)
 

@@ -426,7 +426,7 @@ def story(rng: Random) -> Exchange:
 # How often each skill is drawn: what was weakest when the model was first scored has most.
 SKILL_WEIGHTS: dict[Skill, float] = {
     greeting: 1,
-    counting: 2,
+    counting: 3,
     arithmetic: 3,
     thinking: 1,
     echo: 4,
@@ -440,7 +440,7 @@ SKILL_WEIGHTS: dict[Skill, float] = {
     story: 0.5,
 }
 # Several of these in a row make a drill: short exchanges, so that many fit into a batch.
-DRILL_SKILLS: list[Skill] = [arithmetic, arithmetic, arithmetic, thinking, lists, lists, echo]
+DRILL_SKILLS: list[Skill] = [arithmetic, arithmetic, thinking, counting, lists, lists, echo]
 # What is thought when " /think" comes with something other than a sum.
 THOUGHTS: dict[Skill, str] = {
     counting: "The user wants me to count.",

@@ -214,7 +214,8 @@ def addition_tool(rng: Random) -> ToolCase:
         "numbers values two integers",
     )
     description = pick(rng, ["Add two numbers", "The sum of two numbers", "Adds numbers"])
-    a, b = rng.randint(0, 99), rng.randint(0, 99)
+    most = pick(rng, [9, 20, 99])
+    a, b = rng.randint(0, most), rng.randint(0, most)
     asks = [
         f"Add {a} and {b}.",
         f"What is the sum of {a} and {b}?",
@@ -229,7 +230,8 @@ def multiplication_tool(rng: Random) -> ToolCase:
         rng, ["multiply", "mul", "product"], "multiply times product", "numbers values two integers"
     )
     description = pick(rng, ["Multiply two numbers", "The product of two numbers", "Multiplies numbers"])
-    a, b = rng.randint(0, 99), rng.randint(0, 99)
+    most = pick(rng, [9, 20, 99])
+    a, b = rng.randint(0, most), rng.randint(0, most)
     asks = [
         f"Multiply {a} and {b}.",
         f"Multiply {a} by {b}.",

@@ -9,6 +9,7 @@ nearest one that is known.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 import tomllib
@@ -158,6 +159,7 @@ def load_config(
     *,
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    below: Mapping[str, Any] | None = None,
     directory: str | Path = ".",
 ) -> Config:
     """The configuration from file, environment and flags.
@@ -166,18 +168,42 @@ def load_config(
         path: the file; without one, ``infs.toml`` in `directory` if it is there.
         environ: the environment; variables that do not start with ``INFS_`` are not read.
         overrides: what flags say, as nested dictionaries; the strongest.
+        below: what holds where none of these says anything, in place of the usual defaults.
 
     Raises:
         ConfigError: with the key and what to do about it.
     """
     if path is None and (Path(directory) / DEFAULT_FILE).is_file():
         path = Path(directory) / DEFAULT_FILE
-    data: dict[str, Any] = read_file(Path(path)) if path is not None else {}
+    file = read_file(Path(path)) if path is not None else {}
     where = str(path) if path is not None else "the configuration"
+    layers = (
+        ("the defaults", below or {}),
+        (where, file),
+        ("the environment", read_environ(environ or {}, file)),
+        ("the command line", overrides or {}),
+    )
+    for name, layer in layers:
+        check_types(layer, name)
+    return parse_config(functools.reduce(merge, (layer for _, layer in layers), {}), where=where)
+
+
+def check_types(data: Mapping[str, Any], where: str) -> None:
+    """Raise `ConfigError` for an unknown key, or a value of a wrong type, in what may be a part of a configuration."""
     check_keys(data, Config, where)
-    from_env = read_environ(environ or {}, data)
-    check_keys(from_env, Config, "the environment")
-    return parse_config(merge(merge(data, from_env), overrides or {}), where=where)
+    plain, models = _split_models(data, where)
+    convert(plain, Config, where)
+    for name, model in models.items():
+        _convert_model(model, where, f"models.{name}")
+
+
+def _split_models(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All but the models, and the models by their ids."""
+    models = data.get("models", {})
+    if not isinstance(models, Mapping):
+        raise ConfigError(f"{where}: models is not a table of models by their ids.", param="models")
+    plain = {key: value for key, value in data.items() if key != "models"}
+    return plain, {str(name): model for name, model in models.items()}
 
 
 def parse_config(data: Mapping[str, Any], *, where: str = "the configuration") -> Config:
@@ -187,16 +213,9 @@ def parse_config(data: Mapping[str, Any], *, where: str = "the configuration") -
         ConfigError: with the key and what to do about it.
     """
     check_keys(data, Config, where)
-    models = data.get("models")
-    plain = {key: value for key, value in data.items() if key != "models"}
-    config = convert(plain, Config, where)
-    if models is None:
-        return config
-    if not isinstance(models, Mapping):
-        raise ConfigError(f"{where}: models is not a table of models by their ids.", param="models")
-    return msgspec.structs.replace(
-        config, models={str(name): parse_model(str(name), value, where) for name, value in models.items()}
-    )
+    plain, models = _split_models(data, where)
+    parsed = {name: parse_model(name, model, where) for name, model in models.items()}
+    return msgspec.structs.replace(convert(plain, Config, where), models=parsed)
 
 
 def parse_model(name: str, data: Any, where: str = "the configuration") -> ModelConfig:

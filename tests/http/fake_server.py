@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any
@@ -45,12 +44,18 @@ class Hold:
     """A step that waits: until it is released, or for ever."""
 
     def __init__(self) -> None:
-        self.released = threading.Event()
+        self._event = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def wait(self) -> None:
         """Wait for the test."""
-        while not self.released.is_set():
-            await asyncio.sleep(0.005)
+        self._loop = asyncio.get_running_loop()
+        await self._event.wait()
+
+    def release(self) -> None:
+        """Go on, from any thread; somebody must be waiting."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._event.set)
 
 
 Step = Event | Exception | Hold
@@ -65,6 +70,7 @@ class FakeServer(Conveniences):
         self.started = False
         self.closing = False
         self.starts = 0
+        self.starting = asyncio.Event()
         self.start_error: Exception | None = None
         self.start_hold: Hold | None = None
         self.reset()
@@ -89,6 +95,7 @@ class FakeServer(Conveniences):
     async def start(self) -> None:
         """Start, as the test says."""
         self.starts += 1
+        self.starting.set()
         if self.start_hold is not None:
             await self.start_hold.wait()
         if self.start_error is not None:

@@ -335,7 +335,7 @@ def test_wrong_tools(http: httpx.Client) -> None:
 
 def test_messages(http: httpx.Client, fake: FakeServer) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
-    echoed = {"refusal": None, "annotations": [], "audio": None, "function_call": None}
+    echoed: dict[str, Any] = {"refusal": None, "annotations": [], "audio": None, "function_call": None}
     messages: list[dict[str, Any]] = [
         {"role": "developer", "content": "Be brief."},
         {"role": "system", "content": [{"type": "text", "text": "Or "}, {"type": "text", "text": "not."}]},

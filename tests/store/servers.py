@@ -8,8 +8,9 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -62,10 +63,11 @@ class Server:
         self.answers: dict[str, list[Answer]] = {}
         self.requests: list[Request] = []
         self.sent: dict[str, int] = {}
+        self.connections: set[socket.socket] = set()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = False
         self._http.block_on_close = True
-        self._http.handle_error = _quiet  # type: ignore[method-assign]
+        self._http.handle_error = _quiet  # type: ignore[assignment, method-assign]
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
@@ -86,6 +88,10 @@ class Server:
                     answer.gate.set()
         self._http.shutdown()
         self._thread.join()
+        # Clients may keep their connections, and the threads behind them would wait for ever.
+        for connection in list(self.connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self._http.server_close()
 
     def respond(self, handler: Handler, path: str) -> None:
@@ -111,6 +117,15 @@ class Server:
 class Handler(BaseHTTPRequestHandler):
     owner: Server
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        self.owner.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.owner.connections.discard(self.connection)
+        super().finish()
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -205,7 +220,7 @@ class HubServer(Server):
 
     def respond(self, handler: Handler, path: str) -> None:
         listing = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+|refs/pr/\d+)/(.+)", path)
+        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/(refs/pr/\d+|[^/]+)/(.+)", path)
         found = listing or file
         repo = found[1] if found else ""
         if self.head_answers and handler.command == "HEAD":
@@ -245,6 +260,17 @@ class HubServer(Server):
             here = f"{self.url}{handler.path.partition('&cursor')[0]}"
             headers["Link"] = f'<{here}&cursor={start + self.page}>; rel="next"'
         handler.plain(200, headers, json.dumps([{"type": "directory", "path": "d"}, *page]).encode())
+
+
+def below(folder: Path, pattern: str = "*") -> list[Path]:
+    """The files below `folder` whose names fit to `pattern`."""
+    return sorted(path for path in folder.rglob(pattern) if path.is_file())
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Make `content` what `path` holds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 @contextmanager

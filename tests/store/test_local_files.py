@@ -14,6 +14,7 @@ from infs.errors import ChecksumMismatch, ConfigError, SourceNotFound
 from infs.store import checksum
 from infs.types import Progress
 from tests.store.conftest import MakeStore
+from tests.store.servers import overwrite
 
 CONTENT = b"GGUF" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -47,11 +48,8 @@ async def test_an_absolute_path(make_store: MakeStore, events: list[Progress], f
     assert events == []
 
 
-async def test_a_relative_path_starts_at_the_cache(
-    make_store: MakeStore, events: list[Progress], file: Path, cache: Path
-) -> None:
-    (cache / "sub").mkdir(parents=True)
-    file.rename(cache / "sub" / "m.gguf")
+async def test_a_relative_path_starts_at_the_cache(make_store: MakeStore, events: list[Progress], cache: Path) -> None:
+    overwrite(cache / "sub" / "m.gguf", CONTENT)
     assert await make_store().fetch("m", ModelConfig(file="sub/m.gguf"), events.append) == cache / "sub" / "m.gguf"
 
 
@@ -106,7 +104,7 @@ async def test_a_changed_file_is_read_again(
 ) -> None:
     model = ModelConfig(file=str(file), sha256=SHA256)
     await make_store().fetch("m", model, events.append)
-    file.write_bytes(bytes(len(CONTENT)))
+    overwrite(file, bytes(len(CONTENT)))
     with pytest.raises(ChecksumMismatch) as caught:
         await make_store().fetch("m", model, events.append)
     assert SHA256 in caught.value.message
@@ -138,7 +136,7 @@ async def test_a_damaged_note_is_no_proof(
 async def test_a_cache_that_cannot_be_written_costs_only_time(
     make_store: MakeStore, events: list[Progress], file: Path, cache: Path
 ) -> None:
-    cache.write_text("not a folder")
+    overwrite(cache, b"not a folder")
     assert await make_store().fetch("m", ModelConfig(file=str(file), sha256=SHA256), events.append) == file
 
 

@@ -112,8 +112,7 @@ def test_urls_that_are_refused(text: str, said: str) -> None:
 def test_any_text_is_a_source_or_a_configuration_error(text: str) -> None:
     try:
         source = parse_url(text)
-    except ConfigError as error:
-        assert error.message.endswith((".", "instead."))
+    except ConfigError:
         return
     if isinstance(source, UrlSource):
         assert len(cache_name(source.url).parts) == 2
@@ -126,7 +125,7 @@ def test_any_text_is_a_source_or_a_configuration_error(text: str) -> None:
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_a_hub_url_means_what_it_was_made_of(folder: str, name: str) -> None:
     path = f"{folder}/{name}"
-    if is_safe_path(path) and _encodes(path) and not path.strip() != path:
+    if is_safe_path(path) and _encodes(path) and path.strip() == path:
         source = HubSource("org/repo", "v1", path)
         url = hub_file_url("https://huggingface.co", source, "v1")
         assert parse_url(url) == source

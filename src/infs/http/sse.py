@@ -51,6 +51,7 @@ class EventStream(Response):
             details(scope)["ended"] = gone.message
             if abort := scope.get("extensions", {}).get(ABORT):
                 abort()
+                await asyncio.sleep(0)  # the host hears of it in the next step of the loop
         except Exception as error:
             await self._fail(error, scope, receive, send)
 

@@ -73,9 +73,10 @@ class ModelPool:
 
     @property
     def full(self) -> bool:
-        """Whether another request would be one too many. Those that a starting instance will take do not wait."""
+        """Whether another request would be one too many. Those that will have a place at once do not wait."""
+        free = sum(instance.free for instance in self.instances)
         coming = (self.config.max_instances - len(self.ready)) * self.config.max_sequences
-        return len(self.waiters) >= self.config.max_queue + coming
+        return len(self.waiters) >= self.config.max_queue + free + coming
 
     def tell(self, progress: Progress) -> None:
         """Progress of loading, to everybody who waits for it."""

@@ -14,7 +14,7 @@ from infs.errors import ConfigError, DownloadFailed, SourceError, SourceForbidde
 from infs.store.hubcache import hub_home, is_commit
 from infs.store.names import part_names
 from infs.store.source import HUB, HubSource, check_endpoint, hub_file_url, hub_tree_url
-from infs.store.web import RetryPolicy, ask, network_errors
+from infs.store.web import RetryPolicy, ask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +66,9 @@ class Hub:
         if not token:
             return {}
         if not token.isascii() or not token.isprintable() or " " in token:
-            raise ConfigError("hub.token (or HF_TOKEN) is not a token: it holds spaces or other characters.")
+            raise ConfigError(
+                "hub.token (or HF_TOKEN) is not a token: it holds spaces or other characters.", param="hub.token"
+            )
         return {"Authorization": f"Bearer {token}"}
 
     async def describe(self, client: httpx.AsyncClient, source: HubSource) -> HubFile:
@@ -131,24 +133,32 @@ class Hub:
         status, code = response.status_code, response.headers.get("X-Error-Code", "")
         page = f"{self.endpoint}/{source.repo}"
         if code == "GatedRepo" or status == 403:
-            has = (
-                "and check that the token in HF_TOKEN (or hub.token) is that user's"
-                if with_token
-                else ("create a token there, and set HF_TOKEN (or hub.token) to it")
-            )
-            raise SourceForbidden(f"{source} is not open to everybody: accept its licence at {page}, {has}.")
+            raise SourceForbidden(_gated(source, page, with_token))
         if status == 401:
-            raise SourceForbidden(
-                f"The hub does not accept the token in HF_TOKEN (or hub.token) for {source}, or there is no such "
-                f"repository. Check {page}"
-                if with_token
-                else f"{source} does not exist, or is private: check the name at {page}, and for a private or gated "
-                f"repository set HF_TOKEN (or hub.token)."
-            )
+            raise SourceForbidden(_unauthorized(source, page, with_token))
         if status in (404, 410):
             raise SourceNotFound(_not_found(source, code, page))
         if status >= 400:
             raise DownloadFailed(f"The hub at {self.endpoint} answered {status} {response.reason_phrase} for {source}.")
+
+
+def _gated(source: HubSource, page: str, with_token: bool) -> str:
+    token = "create a token there, and set HF_TOKEN (or hub.token) to it"
+    if with_token:
+        token = "and check that the token in HF_TOKEN (or hub.token) is that user's"
+    return f"{source} is not open to everybody: accept its licence at {page}, {token}."
+
+
+def _unauthorized(source: HubSource, page: str, with_token: bool) -> str:
+    if with_token:
+        return (
+            f"The hub does not accept the token in HF_TOKEN (or hub.token) for {source}, or there is no such "
+            f"repository. Check {page}"
+        )
+    return (
+        f"{source} does not exist, or is private: check the name at {page}, and for a private or gated repository "
+        f"set HF_TOKEN (or hub.token)."
+    )
 
 
 def _not_found(source: HubSource, code: str, page: str) -> str:
@@ -160,11 +170,10 @@ def _not_found(source: HubSource, code: str, page: str) -> str:
 
 
 def _paths(response: httpx.Response) -> list[str]:
-    with network_errors(str(response.url)):
-        try:
-            entries: list[dict[str, Any]] = msgspec.json.decode(response.content, type=list[dict[str, Any]])
-        except msgspec.DecodeError as error:
-            raise DownloadFailed(f"{response.url.copy_with(query=None)} is not a list of files: {error}.") from error
+    try:
+        entries: list[dict[str, Any]] = msgspec.json.decode(response.content, type=list[dict[str, Any]])
+    except msgspec.DecodeError as error:
+        raise DownloadFailed(f"{response.url.copy_with(query=None)} is not a list of files: {error}.") from error
     return [str(entry.get("path")) for entry in entries if entry.get("type") == "file"]
 
 

@@ -94,7 +94,8 @@ def _make_client(policy: RetryPolicy) -> httpx.AsyncClient:
     try:
         # Compressed answers have neither ranges nor a length that could be checked.
         headers = {"User-Agent": "infs", "Accept-Encoding": "identity"}
-        return httpx.AsyncClient(headers=headers, timeout=policy.timeout, follow_redirects=False)
+        timeout = httpx.Timeout(policy.timeout, connect=min(policy.timeout, 10.0))
+        return httpx.AsyncClient(headers=headers, timeout=timeout, follow_redirects=False)
     except (ImportError, ValueError) as error:
         raise SourceError(f"The proxy that the environment names cannot be used: {error}") from error
 

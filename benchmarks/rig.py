@@ -1,0 +1,164 @@
+"""infs's own engine inside the process: decoder, scheduler, loop, samplers and outputs, put together by hand.
+
+It is what `LlamaEngine` puts together, without the event loop and the process around it; those are measured by
+`over_http`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from infs.batching.base import Counts
+from infs.batching.loop import Loop
+from infs.batching.prefix import PrefixCache
+from infs.batching.scheduler import Limits, Scheduler
+from infs.batching.scheduler import Sequence as Running
+from infs.config import DeviceConfig
+from infs.engines.llama_cpp.decoder import LlamaDecoder
+from infs.engines.llama_cpp.model import LlamaModel
+from infs.engines.llama_cpp.native import NativeLog
+from infs.engines.llama_cpp.options import LlamaOptions
+from infs.engines.llama_cpp.output import GenerationOutput, Piece
+from infs.engines.llama_cpp.sampling import Sampler, Sampling
+from infs.types import FinishReason
+
+PATIENCE = 600.0  # seconds after which a run has failed
+KEPT = 56  # sequences beside those that run, as in the engine
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, and what takes llama.cpp's log lines as long as it is used."""
+
+    path: Path
+    model: LlamaModel
+    log: NativeLog
+
+
+def load(path: Path) -> Loaded:
+    """The model, with llama.cpp's own log kept quiet."""
+    log = NativeLog(logging.getLogger("benchmarks.llama_cpp"))
+    log.install()
+    return Loaded(path, LlamaModel(path, DeviceConfig(), LlamaOptions(), log), log)
+
+
+def random_prompts(model: LlamaModel, count: int, length: int, seed: int) -> list[list[int]]:
+    """`count` prompts of `length` ordinary tokens each; no two have a beginning in common."""
+    low = min(300, model.size // 2)
+    prompts: list[list[int]] = np.random.default_rng(seed).integers(low, model.size, (count, length)).tolist()
+    return prompts
+
+
+class Stream:
+    """What became of one sequence, with the moments (`time.perf_counter`) of its first and its last token."""
+
+    def __init__(self) -> None:
+        self.started = 0.0
+        self.first = 0.0
+        self.last = 0.0
+        self.longest_gap = 0.0
+        self.counts: Counts | None = None
+        self.error: Exception | None = None
+        self._over = threading.Event()
+
+    def token(self) -> None:
+        """One more token is there."""
+        now = time.perf_counter()
+        if self.first:
+            self.longest_gap = max(self.longest_gap, now - self.last)
+        else:
+            self.first = now
+        self.last = now
+
+    def post(self, piece: Piece) -> None:
+        """Take news, on the loop's thread."""
+        self.error, self.counts = piece.error, piece.counts
+        if piece.error is not None or piece.reason is not None:
+            self._over.set()
+
+    def wait(self) -> None:
+        """Until it is over; raises what ended it badly."""
+        if not self._over.wait(PATIENCE):
+            raise TimeoutError(f"A sequence was not over after {PATIENCE:.0f} s.")
+        if self.error is not None:
+            raise self.error
+
+
+class TimedOutput(GenerationOutput):
+    """The engine's own output, which tells its stream of every token."""
+
+    stream: Stream
+
+    def accept(self, token: int) -> FinishReason | None:
+        reason = super().accept(token)
+        self.stream.token()
+        return reason
+
+
+class Rig:
+    """A decoder and a loop on its thread, greedy.
+
+    Args:
+        live: sequences that run at once.
+        batch_tokens: tokens of one step.
+    """
+
+    def __init__(
+        self, loaded: Loaded, *, cells: int, live: int = 8, batch_tokens: int | None = None, context: int | None = None
+    ) -> None:
+        self.model = model = loaded.model
+        options = LlamaOptions()
+        step = max(batch_tokens or options.batch_tokens, live)
+        self.decoder = LlamaDecoder(
+            model, DeviceConfig(), options, loaded.log, cells=cells, sequences=live + KEPT, batch=step
+        )
+        limits = Limits(cells=self.decoder.cells, context=context or model.trained_context, live=live, step=step)
+        self.scheduler = Scheduler(limits, PrefixCache(live + KEPT))
+        self.loop = Loop(self.decoder, self.scheduler)
+
+    def __enter__(self) -> Rig:
+        self.loop.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.loop.close()
+        self.decoder.close()
+
+    def forget(self) -> None:
+        """Empty the cache. Only while nothing runs."""
+        self.scheduler.reset()
+        self.decoder.clear()
+
+    def sequence(self, prompt: Sequence[int], new: int, stream: Stream) -> Running:
+        """A greedy sequence of `new` tokens that no end token ends."""
+        sampler = Sampler(self.model, Sampling(temperature=0.0), ban=self.model.end_tokens)
+        output = TimedOutput(self.decoder, sampler, stream.post, index=0, ends=frozenset(), stops=[])
+        output.stream = stream
+        return Running(tokens=list(prompt), output=output, max_new=new)
+
+    def run(self, prompts: Sequence[Sequence[int]], new: int) -> list[Stream]:
+        """Generate `new` tokens after each of `prompts`, all at once."""
+        streams = [Stream() for _ in prompts]
+        sequences = [self.sequence(prompt, new, stream) for prompt, stream in zip(prompts, streams, strict=True)]
+        started = time.perf_counter()
+        for sequence, stream in zip(sequences, streams, strict=True):
+            stream.started = started
+            self.loop.submit(sequence)
+        for stream in streams:
+            stream.wait()
+        return streams
+
+
+def decode_time(rig: Rig, prompts: Sequence[Sequence[int]], steps: int) -> float:
+    """Seconds that `steps` steps take once all of `prompts` are computed."""
+    rig.forget()
+    streams = rig.run(prompts, steps + 1)
+    return max(s.last for s in streams) - max(s.first for s in streams)

@@ -1,0 +1,92 @@
+"""What ``infs serve`` says once it is ready: where it is, and requests to paste."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import shlex
+from typing import Any
+
+from infs.config import Config, ModelConfig
+from infs.version import VERSION
+
+QUESTION = "What is the capital of France?"
+SHOWN = 8  # models
+
+
+def banner(url: str, config: Config, *, windows: bool = False) -> str:
+    """The text for a server at `url`; `windows` quotes the command for its shells."""
+    parts = [
+        f"infs {VERSION} is ready.\n",
+        f"  API       {url}/v1  (OpenAI-compatible; described at {url}/docs)",
+        f"  Status    {url}/",
+        f"  Models    {_names(list(config.models))}",
+        *_warnings(config),
+    ]
+    if config.models:
+        name, model = next(iter(config.models.items()))
+        keyed = bool(config.server.api_keys)
+        parts += ["\nTry it:\n", _indented(curl_request(url, name, model, keyed=keyed, windows=windows))]
+        parts += ["\nor in Python (pip install openai):\n", _indented(python_request(url, name, model, keyed=keyed))]
+    parts += ["\nCtrl-C stops it.\n"]
+    return "\n".join(parts)
+
+
+def _names(models: list[str]) -> str:
+    if not models:
+        return "none; the configuration names none"
+    more = f" and {len(models) - SHOWN} more" if len(models) > SHOWN else ""
+    return ", ".join(models[:SHOWN]) + more
+
+
+def _warnings(config: Config) -> list[str]:
+    if config.server.api_keys or _is_local(config.server.host):
+        return []
+    return ["\n  Whoever reaches this machine can use it: there is no API key (--api-key sets one)."]
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
+
+
+def example(name: str, model: ModelConfig) -> tuple[str, dict[str, Any]]:
+    """The route and the body of a request that `model` can answer."""
+    if model.task == "embedding":
+        return "embeddings", {"model": name, "input": "Hello"}
+    if model.task == "text-completion":
+        return "completions", {"model": name, "prompt": "The capital of France is", "max_tokens": 20}
+    return "chat/completions", {"model": name, "messages": [{"role": "user", "content": QUESTION}]}
+
+
+def curl_request(url: str, name: str, model: ModelConfig, *, keyed: bool, windows: bool) -> str:
+    """A command to paste into a shell."""
+    route, body = example(name, model)
+    data = json.dumps(body)
+    quoted = '"' + data.replace('"', '\\"') + '"' if windows else shlex.quote(data)
+    key = "%OPENAI_API_KEY%" if windows else "$OPENAI_API_KEY"
+    lines = [f"curl {url}/v1/{route}", '-H "Content-Type: application/json"']
+    lines += [f'-H "Authorization: Bearer {key}"'] if keyed else []
+    return (" " if windows else " \\\n  ").join([*lines, f"-d {quoted}"])
+
+
+def python_request(url: str, name: str, model: ModelConfig, *, keyed: bool) -> str:
+    """The same with the official client, which reads ``OPENAI_API_KEY`` itself where a key is wanted."""
+    route, body = example(name, model)
+    said = {
+        "embeddings": "answer.data[0].embedding",
+        "completions": "answer.choices[0].text",
+        "chat/completions": "answer.choices[0].message.content",
+    }
+    call = ", ".join(f"{key}={value!r}" for key, value in body.items())
+    key = "" if keyed else ', api_key="none"'
+    return (
+        f'from openai import OpenAI\n\nclient = OpenAI(base_url="{url}/v1"{key})\n'
+        f"answer = client.{route.replace('/', '.')}.create({call})\nprint({said[route]})"
+    )

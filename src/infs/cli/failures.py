@@ -1,0 +1,69 @@
+"""How a command ends when something goes wrong: one line on standard error, and a status that programs can use.
+
+2 says that the call or the configuration is wrong, 1 that something failed, 130 that Ctrl-C ended it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from infs.errors import ConfigError, EngineNotFound, InfsError, RequestError
+
+USAGE = 2
+FAILED = 1
+INTERRUPTED = 130
+
+
+class Failed(click.ClickException):
+    """An error as the one line that a person reads."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(" ".join(message.split()))
+        self.exit_code = exit_code
+
+
+class Command(click.Command):
+    """A command whose errors never show a traceback; ``--log-level debug`` logs it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo(err=True)
+            ctx.exit(INTERRUPTED)
+        except InfsError as error:
+            raise Failed(error.message, status_of(error)) from error
+        except Exception as error:
+            if _nobody_reads(error):
+                _drop_output()
+                ctx.exit(0)
+            raise Failed(_unexpected(error), FAILED) from error
+
+
+def status_of(error: InfsError) -> int:
+    """The exit status for `error`."""
+    return USAGE if isinstance(error, ConfigError | EngineNotFound | RequestError) else FAILED
+
+
+def _unexpected(error: Exception) -> str:
+    said = str(error) or "no details"
+    return f"Unexpected {type(error).__name__}: {said} (--log-level debug logs where it comes from)"
+
+
+def _nobody_reads(error: Exception) -> bool:
+    """Whether the reader of standard output went away, as ``| head`` does. Windows says so with EINVAL."""
+    return isinstance(error, BrokenPipeError) or (sys.platform == "win32" and getattr(error, "errno", None) == 22)
+
+
+def _drop_output() -> None:
+    """Let the interpreter flush what is left at its end without another error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

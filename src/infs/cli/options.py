@@ -1,0 +1,118 @@
+"""Options that several commands have.
+
+An option whose parameter is called ``server__port`` sets ``server.port`` in the configuration, and one called
+``model__ttl`` sets ``ttl`` of every model that the command uses; `infs.cli.settings` takes them apart. An option
+that was not given says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+MODEL = (
+    "MODEL is a path to a .gguf file, a URL, hf:org/repo/file.gguf, or the id of a model in the configuration; "
+    "CONFIG is a configuration file (.toml, .yaml, .yml or .json). Without either, infs.toml in the working "
+    "directory is taken, else the demo model."
+)
+
+positive = click.IntRange(min=1)
+
+
+def together(*decorators: Callable[[F], F]) -> Decorator[F]:
+    """One decorator that adds these options in this order."""
+
+    def decorate(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def configuration(level: str) -> Decorator[F]:
+    """Where settings come from, and the log, which has `level` by default."""
+    return together(
+        click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Configuration file. INFS_CONFIG in the environment names one as well.",
+        ),
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Set any key of the configuration, such as models.demo.ttl=60 or server.api_keys='[\"a\", \"b\"]'; "
+            "the value is JSON, or else text. May be given many times.",
+        ),
+        click.option(
+            "--cache-path", "cache_path", metavar="FOLDER", help="Where downloads are kept, for infs alone."
+        ),
+        click.option(
+            "--log-level",
+            "log__level",
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            help=f"What is logged. [default: {level}]",
+        ),
+        click.option(
+            "--log-format",
+            "log__format",
+            type=click.Choice(["text", "json"]),
+            help="Readable lines, or a JSON object on each line. [default: text]",
+        ),
+    )
+
+
+def model_settings() -> Decorator[F]:
+    """How a model is loaded."""
+    return together(
+        click.option(
+            "--context-size",
+            "model__context_size",
+            type=positive,
+            metavar="TOKENS",
+            help="Longest prompt and answer together. [default: what the model was trained for, at most 8192]",
+        ),
+        click.option(
+            "--gpu/--no-gpu",
+            "model__device__gpu",
+            default=None,
+            help="Insist on a GPU, or stay on the CPU. [default: a GPU if there is one]",
+        ),
+        click.option(
+            "--threads",
+            "model__device__cpu_threads",
+            type=positive,
+            metavar="N",
+            help="Threads on the CPU. [default: as many as help]",
+        ),
+    )
+
+
+def generation_settings() -> Decorator[F]:
+    """How an answer is made."""
+    return together(
+        click.option("--system", metavar="TEXT", help="What the model is told before the conversation."),
+        click.option("--max-tokens", type=click.IntRange(min=0), metavar="N", help="Longest answer."),
+        click.option(
+            "--temperature",
+            type=click.FloatRange(0.0, 100.0),
+            metavar="T",
+            help="0 always takes the likeliest token; higher is more varied.",
+        ),
+        click.option("--seed", type=int, metavar="N", help="Repeats what chance decided, where temperature is not 0."),
+    )
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those of `options` that were given."""
+    return {name: value for name, value in options.items() if value is not None}

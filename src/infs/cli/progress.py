@@ -1,0 +1,129 @@
+"""How far a download or the loading has come: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from infs.store.progress import size_text
+from infs.types import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+VERBS = {"queue": "Waiting", "download": "Downloading", "load": "Loading", "prompt": "Reading the prompt"}
+
+
+class View(Protocol):
+    """Shows progress until it is closed; after that, more may come."""
+
+    def show(self, progress: Progress) -> None:
+        """Show how far it has come."""
+
+    def close(self) -> None:
+        """Leave the place to others."""
+
+
+def view_on(stream: TextIO, model: str, *, quiet: bool = False) -> View:
+    """What suits `stream`; with `quiet`, nothing is shown."""
+    if quiet:
+        return NoView()
+    return BarView(model) if stream.isatty() else LineView(stream, model)
+
+
+def title_of(progress: Progress, model: str) -> str:
+    """What goes on, in a few words."""
+    verb = VERBS[progress.stage]
+    if progress.stage == "prompt":
+        return verb
+    return f"{verb} {progress.detail or model}"
+
+
+def amount_of(progress: Progress) -> str:
+    """How much of it is done: ``"12.0 MB of 3.1 GB"``, ``"40%"``."""
+    if progress.unit == "percent":
+        return f"{progress.done}%"
+    if progress.unit == "bytes":
+        done, total = size_text(progress.done), size_text(progress.total or 0)
+    else:
+        done, total = f"{progress.done} {progress.unit}", str(progress.total)
+    return done if progress.total is None else f"{done} of {total}"
+
+
+class NoView:
+    """Shows nothing."""
+
+    def show(self, progress: Progress) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class LineView:
+    """A line when something begins, and one for each tenth of a download."""
+
+    def __init__(self, stream: TextIO, model: str) -> None:
+        self._stream = stream
+        self._model = model
+        self._said: tuple[str, int] = ("", -1)
+
+    def show(self, progress: Progress) -> None:
+        """Print a line if there is something new."""
+        if progress.stage in ("prompt", "queue"):
+            return
+        title = title_of(progress, self._model)
+        download = progress.stage == "download"
+        tenth = 10 * progress.done // progress.total if download and progress.total else 0
+        if (title, tenth) == self._said:
+            return
+        self._said = (title, tenth)
+        print(f"{title}: {amount_of(progress)}" if download else title, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Lines stay where they are."""
+
+
+class BarView:
+    """A bar on standard error that goes away when it is done."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._title = ""
+        self._bar: Bar | None = None
+
+    def show(self, progress: Progress) -> None:
+        """Move the bar; another stage starts from the beginning."""
+        if self._bar is None:
+            self._bar = _new_bar()
+            self._bar.start()
+        task = self._bar.task_ids[0]
+        title = title_of(progress, self._model)
+        if title != self._title:
+            self._title = title
+            self._bar.reset(task, description=title)
+        amount = amount_of(progress)
+        self._bar.update(task, completed=progress.done, total=progress.total, amount=amount)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            self._title = ""
+
+
+def _new_bar() -> Bar:
+    from rich import progress
+    from rich.console import Console
+
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.TextColumn("{task.fields[amount]}", markup=False),
+        progress.TimeRemainingColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
+    )
+    bar.add_task("", amount="")
+    return bar

@@ -1,0 +1,41 @@
+"""The server of a command, checked as far as that is possible before the first request."""
+
+from __future__ import annotations
+
+import logging
+
+from infs.config import Config
+from infs.engines.base import find_engine
+from infs.errors import ConfigError
+from infs.server import InferenceServer
+from infs.store.source import FileSource, find_source
+
+log = logging.getLogger("infs.cli")
+
+
+def make_server(config: Config) -> InferenceServer:
+    """A server for `config`. A file that is not there yet is only warned of: it may come before its first request.
+
+    Raises:
+        ConfigError: a model is configured wrongly.
+        EngineNotFound, MissingExtra: its engine is not there.
+    """
+    for model in config.models.values():
+        find_engine(model.engine).check_installed()
+    server = InferenceServer.from_config(config)
+    for name, model in server.models.items():
+        source = find_source(model, server.store.cache, key=f"models.{name}")
+        if isinstance(source, FileSource) and not source.path.exists():
+            log.warning("models.%s.file: there is no %s; requests for it will fail until there is.", name, source.path)
+    return server
+
+
+def only_model(config: Config) -> str:
+    """The id of the one model that a command works with.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    if len(config.models) > 1:
+        raise ConfigError(f"The configuration has several models; name one of: {', '.join(config.models)}.")
+    return next(iter(config.models))

@@ -47,6 +47,11 @@ class DeviceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     cpu_threads: Positive | None = None
     mem_lock: bool = False
 
+    def __post_init__(self) -> None:
+        # The environment knows texts only, and a text would do as the name of a backend.
+        if isinstance(self.gpu, str) and self.gpu.lower() in ("true", "false"):
+            msgspec.structs.force_setattr(self, "gpu", self.gpu.lower() == "true")
+
 
 class Preload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is computed when a model is loaded, and stays in the context cache: `messages`, or a text `prefix`."""
@@ -198,12 +203,14 @@ def check_types(data: Mapping[str, Any], where: str) -> None:
 
 
 def _split_models(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All but the models, and the models by their ids."""
-    models = data.get("models", {})
+    """All but the models, and the models by their ids. Nothing under a key (as YAML allows) is like no key."""
+    plain = {key: value for key, value in data.items() if key != "models" and value is not None}
+    models = data.get("models")
+    if models is None:
+        return plain, {}
     if not isinstance(models, Mapping):
         raise ConfigError(f"{where}: models is not a table of models by their ids.", param="models")
-    plain = {key: value for key, value in data.items() if key != "models"}
-    return plain, {str(name): model for name, model in models.items()}
+    return plain, {str(name): {} if model is None else model for name, model in models.items()}
 
 
 def parse_config(data: Mapping[str, Any], *, where: str = "the configuration") -> Config:
@@ -244,21 +251,21 @@ def _convert_model(data: Any, where: str, key: str) -> ModelConfig:
 
 
 def check_defaults(data: dict[str, Any], where: str, key: str) -> dict[str, Any]:
-    """`completion_defaults`, with every setting known and in its range."""
+    """`completion_defaults` as plain data, with every setting known, of its type and in its range."""
     _check_names(data, GENERATION_OPTIONS, where, key)
     if "stop" in data and isinstance(data["stop"], str):
         data = {**data, "stop": [data["stop"]]}
     try:
-        msgspec.convert({"model": "-", **data}, _Defaults)
+        plain: dict[str, Any] = msgspec.to_builtins(typed_defaults(data))
     except msgspec.ValidationError as error:
         what, param = explain(error)
         raise ConfigError(f"{where}: {key}.{what}.", param=f"{key}.{param}") from error
-    return data
+    return plain
 
 
 def typed_defaults(data: dict[str, Any]) -> dict[str, Any]:
-    """Checked `completion_defaults` with the types that requests have."""
-    return msgspec.convert({"model": "-", **data}, _Defaults).set_options()
+    """`completion_defaults` with the types that requests have; raises `msgspec.ValidationError`."""
+    return msgspec.convert({"model": "-", **data}, _Defaults, strict=False).set_options()
 
 
 class _Defaults(GenerationRequest[Any], frozen=True, kw_only=True, tag="defaults"):
@@ -333,12 +340,15 @@ def read_file(path: Path) -> dict[str, Any]:
         ConfigError: when it cannot be read as what its ending says.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}.") from error
-    data = _parse(path, text)
+    try:
+        data = _parse(path, text)
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply.") from error
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -388,13 +398,23 @@ NOT_SETTINGS = frozenset({"INFS_CONFIG"})
 
 
 def _spell(path: list[str], data: Mapping[str, Any]) -> list[str]:
-    """Keys are lower case; the id of a model is spelled as in the file, where it is known there."""
+    """Keys are lower case; the id of a model is spelled as in the file, where it is known there.
+
+    A shell allows letters, digits and ``_`` only, so ``QWEN2_5`` finds ``qwen2.5``. An unknown id is kept, but lower
+    case if all of it is upper case, which is all that Windows has.
+    """
     spelled = [part.lower() for part in path]
     if spelled[0] == "models" and len(path) > 1:
         models = data.get("models")
-        known = {str(name).lower(): str(name) for name in models} if isinstance(models, Mapping) else {}
-        spelled[1] = known.get(path[1].lower(), path[1])
+        ids = [str(name) for name in models] if isinstance(models, Mapping) else []
+        known = {_plain(name): name for name in ids} | {name: name for name in ids}
+        unknown = spelled[1] if path[1].isupper() else path[1]
+        spelled[1] = known.get(path[1]) or known.get(_plain(path[1]), unknown)
     return spelled
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "_", name.lower())
 
 
 def _value(variable: str, text: str) -> Any:
@@ -402,7 +422,7 @@ def _value(variable: str, text: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f"{variable} starts like JSON and is none: {error}.", param=variable) from error
 
 

@@ -168,6 +168,19 @@ def test_cancelling_frees_the_sequence_within_one_step() -> None:
     bench.loop._read_mail()
 
 
+def test_a_sequence_that_has_said_enough_is_finished_within_one_step() -> None:
+    bench = Bench()
+    sequence = bench.submit([1, 2, 3], max_new=None)
+    bench.step_once()
+    bench.step_once()
+    bench.loop.stop(sequence)
+    bench.loop._read_mail()
+    assert (out(sequence).reason, len(out(sequence).tokens)) == ("stop", 2)
+    assert not bench.scheduler.busy
+    bench.loop.stop(sequence)
+    bench.loop._read_mail()
+
+
 def test_when_cells_run_out_the_youngest_goes_on_later() -> None:
     bench = Bench(cells=64, context=64, live=4, step=16)
     sequences = [bench.submit([i], max_new=40) for i in range(4)]

@@ -109,6 +109,31 @@ def test_unknown_routes_and_methods(http: httpx.Client) -> None:
         assert set(response.headers["allow"].split(", ")) == allowed
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/%00", "/%ff%fe", "/%ED%A0%80", "/v1/models/%ED%A0%80", "/v1/models/", "/v1/models/%0d%0a", "/health/"],
+)
+def test_odd_paths(http: httpx.Client, path: str) -> None:
+    assert error(http.get(path), 404)["type"] == "invalid_request_error"
+
+
+def test_a_trailing_slash_is_another_path(http: httpx.Client) -> None:
+    assert error(http.post("/v1/chat/completions/", json={}), 404)["code"] == "unknown_url"
+
+
+@pytest.mark.parametrize("host", ["[", "a b", "", "x" * 5000])
+def test_odd_hosts(http: httpx.Client, host: str) -> None:
+    assert http.get("/health", headers={"host": host}).status_code == 200
+    assert error(http.get("/nothing", headers={"host": host}), 404)
+    assert chat(http, user="u").status_code == 200
+
+
+def test_a_long_model_is_not_quoted_back(http: httpx.Client) -> None:
+    response = chat(http, model="m" * 100_000)
+    assert error(response, 400)["param"] == "model"
+    assert len(response.content) < 2000
+
+
 def test_a_body_that_is_too_large(http: httpx.Client, fake: FakeServer) -> None:
     large = json.dumps({"model": CHAT, "messages": [{"role": "user", "content": "a" * 1_000_000}]}).encode()
     found = error(http.post("/v1/chat/completions", content=large), 413)

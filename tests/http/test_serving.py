@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -49,6 +50,23 @@ def test_a_host_that_is_not_here(host: str) -> None:
         bind(ServerConfig(host=host, port=0))
     assert caught.value.param == "server.host"
     assert "server.host" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "param"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "1024", "server.port"),
+        (OSError(errno.EAFNOSUPPORT, "Address family not supported"), "family", "server.host"),
+    ],
+)
+def test_an_address_that_is_not_for_us(monkeypatch: pytest.MonkeyPatch, error: OSError, said: str, param: str) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(ConfigError, match=said) as caught:
+        bind(ServerConfig(port=80))
+    assert caught.value.param == param
 
 
 async def test_a_port_in_use_does_not_start_the_server() -> None:

@@ -24,7 +24,7 @@ GOOD: dict[str, tuple[type[msgspec.Struct], dict[str, Any]]] = {
 }
 
 WILD = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(2**62, 2**80)

@@ -100,6 +100,8 @@ async def test_when_all_have_left_the_download_stops_and_can_go_on(
     assert all(
         isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*fetches, return_exceptions=True)
     )
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+    assert len(web.requests) == 1
     path = await store.fetch("m", model, events.append)
     assert path is not None
     assert path.read_bytes() == CONTENT

@@ -192,6 +192,17 @@ async def test_a_length_that_is_too_long(
     assert below(cache, "*.gguf") == []
 
 
+async def test_a_length_that_is_too_short(web: Server, make_store: MakeStore, events: list[Progress]) -> None:
+    """The size of the whole file is known from the range, and counts."""
+    url = web.add("/m.gguf", CONTENT)
+    lie = {"Content-Length": "1000", "Connection": "close"}
+    web.answers["/m.gguf"] = [Answer(drop_after=500_000), Answer(headers=lie, drop_after=1000)]
+    path = await make_store().fetch("m", config(url), events.append)
+    assert path is not None
+    assert path.read_bytes() == CONTENT
+    assert ranges(web) == [None, "bytes=500000-", "bytes=501000-"]
+
+
 async def test_a_complete_partial_file_is_published(
     web: Server, make_store: MakeStore, events: list[Progress], cache: Path
 ) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from infs.batching.base import Decoder
 from infs.batching.scheduler import Counters, Plan, Scheduler, Sequence
-from infs.errors import EngineError, GenerationFailed, InfsError, RequestCancelled, ServerClosed
+from infs.errors import GenerationFailed, InfsError, RequestCancelled, ServerClosed
+from infs.types import FinishReason
 
 
 class Loop:
@@ -53,6 +54,10 @@ class Loop:
     def cancel(self, sequence: Sequence) -> None:
         """End `sequence` before the next step, if it has not ended yet."""
         self._post(lambda: self._end(sequence, RequestCancelled("The request was cancelled.")))
+
+    def stop(self, sequence: Sequence) -> None:
+        """Finish `sequence` before the next step, if it has not ended yet: it has said enough."""
+        self._post(lambda: self._stop(sequence))
 
     def close(self) -> None:
         """End all sequences in a failure and the thread with them; returns when it is gone."""
@@ -146,15 +151,19 @@ class Loop:
         if reason is not None:
             self._finish(sequence, reason)
 
-    def _finish(self, sequence: Sequence, reason: str) -> None:
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self.scheduler.finish(sequence)
-        sequence.output.finished(reason, sequence.counts)  # type: ignore[arg-type]
+        sequence.output.finished(reason, sequence.counts)
 
     def _submit(self, sequence: Sequence) -> None:
         if self._closed:
             sequence.output.failed(ServerClosed("The model is being unloaded."))
         else:
             self.scheduler.submit(sequence)
+
+    def _stop(self, sequence: Sequence) -> None:
+        if sequence in self.scheduler.running or sequence in self.scheduler.waiting:
+            self._finish(sequence, "stop")
 
     def _end(self, sequence: Sequence, error: InfsError) -> None:
         if sequence in self.scheduler.running or sequence in self.scheduler.waiting:
@@ -171,6 +180,6 @@ class Loop:
 
 
 def _as_failure(error: Exception) -> InfsError:
-    if isinstance(error, EngineError | InfsError):
+    if isinstance(error, InfsError):
         return error
     return GenerationFailed(f"The engine failed: {type(error).__name__}: {error}")

@@ -31,7 +31,7 @@ class Answer:
         self._reasoning = False
 
     def follow(self, events: Generator[Event], view: View) -> Result | None:
-        """Write what comes out of `events`; gives the last of them. Leaving early, by any error, cancels the request."""
+        """Write what comes out of `events`; gives the result. Leaving early cancels the request."""
         result = None
         try:
             with closing(events):

@@ -84,9 +84,9 @@ def python_request(url: str, name: str, model: ModelConfig, *, keyed: bool) -> s
         "completions": "answer.choices[0].text",
         "chat/completions": "answer.choices[0].message.content",
     }
-    call = ", ".join(f"{key}={value!r}" for key, value in body.items())
+    values = "".join(f"    {key}={json.dumps(value)},\n" for key, value in body.items())
     key = "" if keyed else ', api_key="none"'
     return (
         f'from openai import OpenAI\n\nclient = OpenAI(base_url="{url}/v1"{key})\n'
-        f"answer = client.{route.replace('/', '.')}.create({call})\nprint({said[route]})"
+        f"answer = client.{route.replace('/', '.')}.create(\n{values})\nprint({said[route]})"
     )

@@ -22,13 +22,20 @@ Examples:
 While you chat:
   /reset           forget the conversation
   /system TEXT     tell the model TEXT before everything else, and start anew
-  /help            show these
+  /help            show this
   /exit            leave, as Ctrl-D does
   Ctrl-C           stop the answer; once more, leave
 """
 
 
-@click.command(cls=Command, epilog=EPILOG)
+HELP = f"""
+Chat with a model in the terminal.
+
+{options.MODEL}
+"""
+
+
+@click.command(cls=Command, help=HELP, epilog=EPILOG)
 @click.argument("target", required=False, metavar="[MODEL|CONFIG]")
 @options.generation_settings()
 @options.model_settings()
@@ -43,7 +50,7 @@ def chat(
     assignments: tuple[str, ...],
     **flags: Any,
 ) -> None:
-    """Chat with a model in the terminal."""
+    """Read the command line, then chat."""
     from infs.cli.chatting import Chat
     from infs.cli.settings import CommandLine, read_settings
 
@@ -57,5 +64,3 @@ def chat(
     config = read_settings(line, os.environ, Path.cwd())
     settings = options.given(max_tokens=max_tokens, temperature=temperature, seed=seed)
     Chat(config, system=system, settings=settings).run()
-
-

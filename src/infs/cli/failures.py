@@ -13,17 +13,22 @@ import click
 
 from infs.errors import ConfigError, EngineNotFound, InfsError, RequestError
 
-USAGE = 2
-FAILED = 1
 INTERRUPTED = 130
 
 
 class Failed(click.ClickException):
-    """An error as the one line that a person reads."""
+    """Something failed: the one line that a person reads."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
-        self.exit_code = exit_code
+
+
+class WrongCall(Failed):
+    """The call or the configuration is wrong, in one line."""
+
+    exit_code = 2
 
 
 class Command(click.Command):
@@ -39,17 +44,18 @@ class Command(click.Command):
             click.echo(err=True)
             ctx.exit(INTERRUPTED)
         except InfsError as error:
-            raise Failed(error.message, status_of(error)) from error
+            raise failure_of(error) from error
         except Exception as error:
             if _nobody_reads(error):
                 _drop_output()
                 ctx.exit(0)
-            raise Failed(_unexpected(error), FAILED) from error
+            raise Failed(_unexpected(error)) from error
 
 
-def status_of(error: InfsError) -> int:
-    """The exit status for `error`."""
-    return USAGE if isinstance(error, ConfigError | EngineNotFound | RequestError) else FAILED
+def failure_of(error: InfsError) -> Failed:
+    """How a command ends with `error`."""
+    wrong = isinstance(error, ConfigError | EngineNotFound | RequestError)
+    return WrongCall(error.message) if wrong else Failed(error.message)
 
 
 def _unexpected(error: Exception) -> str:

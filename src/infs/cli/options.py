@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
-Decorator = Callable[[F], F]
+Function = Callable[..., Any]
+Decorator = Callable[[Function], Function]
 
 MODEL = (
     "MODEL is a path to a .gguf file, a URL, hf:org/repo/file.gguf, or the id of a model in the configuration; "
@@ -25,10 +25,10 @@ MODEL = (
 positive = click.IntRange(min=1)
 
 
-def together(*decorators: Callable[[F], F]) -> Decorator[F]:
+def together(*decorators: Decorator) -> Decorator:
     """One decorator that adds these options in this order."""
 
-    def decorate(function: F) -> F:
+    def decorate(function: Function) -> Function:
         for decorator in reversed(decorators):
             function = decorator(function)
         return function
@@ -36,7 +36,7 @@ def together(*decorators: Callable[[F], F]) -> Decorator[F]:
     return decorate
 
 
-def configuration(level: str) -> Decorator[F]:
+def configuration(level: str) -> Decorator:
     """Where settings come from, and the log, which has `level` by default."""
     return together(
         click.option(
@@ -51,11 +51,14 @@ def configuration(level: str) -> Decorator[F]:
             "assignments",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Set any key of the configuration, such as models.demo.ttl=60 or server.api_keys='[\"a\", \"b\"]'; "
+            help='Set any key of the configuration, such as models.demo.ttl=60 or server.api_keys=\'["a", "b"]\'; '
             "the value is JSON, or else text. May be given many times.",
         ),
         click.option(
-            "--cache-path", "cache_path", metavar="FOLDER", help="Where downloads are kept, for infs alone."
+            "--cache-path",
+            "cache_path",
+            metavar="FOLDER",
+            help="Where downloads are kept. [default: the user's cache folders]",
         ),
         click.option(
             "--log-level",
@@ -72,7 +75,7 @@ def configuration(level: str) -> Decorator[F]:
     )
 
 
-def model_settings() -> Decorator[F]:
+def model_settings() -> Decorator:
     """How a model is loaded."""
     return together(
         click.option(
@@ -93,12 +96,12 @@ def model_settings() -> Decorator[F]:
             "model__device__cpu_threads",
             type=positive,
             metavar="N",
-            help="Threads on the CPU. [default: as many as help]",
+            help="Threads on the CPU. [default: what suits the machine]",
         ),
     )
 
 
-def generation_settings() -> Decorator[F]:
+def generation_settings() -> Decorator:
     """How an answer is made."""
     return together(
         click.option("--system", metavar="TEXT", help="What the model is told before the conversation."),

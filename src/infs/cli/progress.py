@@ -93,17 +93,19 @@ class BarView:
         self._bar: Bar | None = None
 
     def show(self, progress: Progress) -> None:
-        """Move the bar; another stage starts from the beginning."""
-        if self._bar is None:
-            self._bar = _new_bar()
-            self._bar.start()
-        task = self._bar.task_ids[0]
+        """Move the bar; another stage starts from the beginning, and what is over at once shows none."""
+        if self._bar is None and progress.done == progress.total:
+            return
+        bar = self._bar or _new_bar()
+        task = bar.task_ids[0]
         title = title_of(progress, self._model)
         if title != self._title:
             self._title = title
-            self._bar.reset(task, description=title)
-        amount = amount_of(progress)
-        self._bar.update(task, completed=progress.done, total=progress.total, amount=amount)
+            bar.reset(task, description=title)
+        bar.update(task, completed=progress.done, total=progress.total, amount=amount_of(progress))
+        if self._bar is None:
+            self._bar = bar
+            bar.start()
 
     def close(self) -> None:
         """Take the bar away."""

@@ -84,6 +84,6 @@ def _read_prompt(prompt: str | None) -> str:
 
 def _read_stdin() -> str:
     try:
-        return click.get_binary_stream("stdin").read().decode("utf-8-sig")
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise click.UsageError(f"Standard input is not UTF-8 text: {error}.") from error

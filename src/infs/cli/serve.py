@@ -26,7 +26,16 @@ Exit status: 0 it was stopped, 1 something failed, 2 the call or the configurati
 """
 
 
-@click.command(cls=Command, epilog=EPILOG)
+HELP = f"""
+Serve models over HTTP, with the API of OpenAI.
+
+{options.MODEL}
+
+Flags beat the environment (INFS_SERVER__PORT=8080), which beats the configuration file.
+"""
+
+
+@click.command(cls=Command, help=HELP, epilog=EPILOG)
 @click.argument("target", required=False, metavar="[MODEL|CONFIG]")
 @click.option("--host", "server__host", metavar="ADDRESS", help="Where to listen. [default: 127.0.0.1]")
 @click.option(
@@ -68,14 +77,9 @@ def serve(
     assignments: tuple[str, ...],
     **flags: Any,
 ) -> None:
-    """Serve models over HTTP, with the API of OpenAI.
-
-    Flags beat the environment (INFS_SERVER__PORT=8080), which beats the configuration file.
-    """
+    """Read the command line, then serve."""
     from infs.cli.serving import serve_config
     from infs.cli.settings import CommandLine, read_settings
 
-    line = CommandLine(
-        target=target, config_file=config_file, assignments=assignments, flags=flags, model_id=model_id
-    )
+    line = CommandLine(target=target, config_file=config_file, assignments=assignments, flags=flags, model_id=model_id)
     serve_config(read_settings(line, os.environ, Path.cwd()))

@@ -142,7 +142,10 @@ def _chosen(models: Mapping[str, ModelConfig], target: str | None, name: str | N
         source = _source(target, models)
         key = name or _id_of(target)
         found = {key: _with_source(key, models.get(key, ModelConfig()), source)}
-    return found if name is None else {name: model for model in found.values()}
+    if name is None:
+        return found
+    (model,) = found.values()
+    return {name: model}
 
 
 def _with_demo(name: str, model: ModelConfig) -> ModelConfig:

@@ -93,6 +93,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         extra: the extra of this package that brings them.
         in_process: it needs no process of its own (it is pure Python, or a remote endpoint).
         needs_files: a model of it needs `url` or `file`.
+        environment: variables of its worker, where the user has not set them.
     """
 
     name: str
@@ -102,6 +103,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     extra: str | None = None
     in_process: bool = False
     needs_files: bool = True
+    environment: dict[str, str] = {}
 
     def create(self) -> Engine:
         """A new engine, nothing loaded.
@@ -148,6 +150,9 @@ BUILTIN: Mapping[str, EngineSpec] = {
             options="infs.engines.llama_cpp.options:LlamaOptions",
             requires=("llama_cpp", "llguidance", "jinja2", "numpy"),
             extra="llama-cpp",
+            # GNU OpenMP lets threads that wait for each other spin for ever while there seem to be enough cores. As
+            # soon as somebody else wants a core too, a step takes ten times as long. A short spin costs nothing.
+            environment={"GOMP_SPINCOUNT": "10000"},
         ),
     )
 }

@@ -36,6 +36,7 @@ def create_app(server: Server, settings: ServerConfig = DEFAULTS) -> Starlette:
         exception_handlers={404: route_not_found, 405: method_not_allowed},
         lifespan=lambda _: _lifespan(service),
     )
+    app.router.redirect_slashes = False  # behind a proxy it would send clients to an address that is not theirs
     app.state.service = service
     return app
 

@@ -90,13 +90,13 @@ def as_infs_error(error: Exception) -> InfsError:
 
 async def route_not_found(request: Request, error: Exception) -> Response:
     """The answer to a path that nothing serves."""
-    return error_response(RouteNotFound(f"There is nothing at {request.method} {request.url.path}; see /docs."))
+    return error_response(RouteNotFound(f"There is nothing at {request.method} {request.scope['path']}; see /docs."))
 
 
 async def method_not_allowed(request: Request, error: Exception) -> Response:
     """The answer to the wrong method, with the right ones in ``Allow``."""
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    message = f"{request.url.path} does not take {request.method}; use {headers.get('Allow')}."
+    message = f"{request.scope['path']} does not take {request.method}; use {headers.get('Allow')}."
     return error_response(MethodNotAllowed(message), headers)
 
 

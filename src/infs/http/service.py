@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from starlette.types import Receive
 
 from infs.config import ModelConfig, ServerConfig
-from infs.errors import RequestCancelled, ServerClosed
+from infs.errors import InfsError, RequestCancelled, ServerClosed
 from infs.http.tasks import end
 from infs.runner import Runner
 
@@ -108,12 +108,17 @@ class Service:
             await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise ClientGone("The client closed the connection.")
-            if task.cancelled() and self._draining:
-                raise ServerClosed("The server was shut down before this request was done.")
+            if task.cancelled():
+                raise self._cancelled()
             return task.result()
         finally:
             await end(task, gone)
             self._running.discard(task)
+
+    def _cancelled(self) -> InfsError:
+        if self._draining:
+            return ServerClosed("The server was shut down before this request was done.")
+        return RequestCancelled("The request was cancelled.")
 
     async def _started(self, work: Callable[[], Awaitable[T]]) -> T:
         await self.start()

@@ -28,6 +28,7 @@ from infs.http.tasks import end
 log = logging.getLogger("infs.http")
 
 BACKLOG = 2048
+KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they do not meet a closing one
 FLUSH_SECONDS = 2  # for the last bytes of answers, whose work has ended by then
 
 SIGNALS = [number for name in ("SIGINT", "SIGTERM", "SIGBREAK") if (number := getattr(signal, name, None)) is not None]
@@ -171,6 +172,7 @@ class _Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=graceful,
         )
         super().__init__(config)

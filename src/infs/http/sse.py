@@ -46,30 +46,34 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
         try:
-            await self._service.run(receive, lambda: self._send_all(send))
+            await self._answer(scope, receive, send)
         except ClientGone as gone:
             details(scope)["ended"] = gone.message
             if abort := scope.get("extensions", {}).get(ABORT):
                 abort()
                 await asyncio.sleep(0)  # the host hears of it in the next step of the loop
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._service.run(receive, lambda: self._send_all(send))
+        except ClientGone:
+            raise
         except Exception as error:
             await self._fail(error, scope, receive, send)
 
     async def _send_all(self, send: Send) -> None:
         async with aclosing(self._events) as events:
             async for data in events:
-                await self._begin(send)
                 await self._write(send, data)
-        await self._begin(send)
         await self._write(send, b"", more=False)
 
-    async def _begin(self, send: Send) -> None:
+    async def _write(self, send: Send, data: bytes, *, more: bool = True) -> None:
         if not self._open:
             self._open = True
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await self._send(send, {"type": "http.response.body", "body": data, "more_body": more})
 
-    async def _write(self, send: Send, data: bytes, *, more: bool = True) -> None:
-        message: Message = {"type": "http.response.body", "body": data, "more_body": more}
+    async def _send(self, send: Send, message: Message) -> None:
         limit = self._service.settings.stall_timeout
         try:
             async with asyncio.timeout(limit):
@@ -85,8 +89,5 @@ class EventStream(Response):
         if not self._open:
             await error_response(failure)(scope, receive, send)
             return
-        try:
-            await self._write(send, event(error_body(failure)))
-            await self._write(send, b"", more=False)
-        except ClientGone as gone:
-            details(scope)["ended"] = gone.message
+        await self._write(send, event(error_body(failure)))
+        await self._write(send, b"", more=False)

@@ -167,7 +167,7 @@ class WorkerClient:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**self._spec.environment, **os.environ, "PYTHONUNBUFFERED": "1"},
             **own_group,
         )
         self._tasks = [asyncio.create_task(self._read_log()), asyncio.create_task(self._read_frames())]

@@ -32,7 +32,10 @@ from infs.types import (
 
 
 class Choice(Protocol):
-    """One text on its way, as its task sees it."""
+    """One text on its way, as its task sees it. `done`: whatever follows does not count."""
+
+    @property
+    def done(self) -> bool: ...
 
     def feed(self, text: str) -> list[Delta]:
         """The deltas that more text makes (without index and log-probabilities)."""
@@ -55,6 +58,8 @@ class Ending:
 
 class TextChoice:
     """Plain text. `start` comes before the output (an echoed prompt)."""
+
+    done = False
 
     def __init__(self, start: str = "") -> None:
         self.text = ""
@@ -87,6 +92,11 @@ class ChatAnswer:
     def finish(self, reason: FinishReason) -> tuple[list[Delta], FinishReason]:
         """The rest; a message that stopped after calling tools stopped for them."""
         return self._take(delta_of(self._parser.finish())), self._parser.finish_reason(reason)
+
+    @property
+    def done(self) -> bool:
+        """The one call that was allowed is complete."""
+        return self._parser.done
 
     @property
     def message(self) -> AssistantMessage:
@@ -129,27 +139,37 @@ class Task:
     result: Callable[[list[Ending], Usage], Result]
 
 
-async def answer(pieces: AsyncGenerator[Piece], task: Task) -> AsyncGenerator[Event]:
-    """The events of a generation. With more candidates than choices only the best are told of, at the end."""
-    prompt = task.prompt
-    running = [Running(task.choice()) for _ in range(prompt.candidates)]
-    live = prompt.candidates == prompt.choices
-    counts: dict[int, Counts] = {}
-    async with aclosing(pieces):
-        async for piece in pieces:
-            state = running[piece.index]
-            if piece.computed is not None and piece.index == 0:
-                yield Progress(stage="prompt", done=piece.computed[0], total=piece.computed[1], unit="tokens")
-            for delta in _deltas(state, piece):
-                if live:
-                    yield msgspec.structs.replace(delta, index=piece.index)
-            if piece.counts is not None:
-                counts[piece.index] = piece.counts
-    all_counts = total(counts[index] for index in sorted(counts))
-    usage = Usage(
-        prompt_tokens=all_counts.prompt, completion_tokens=all_counts.generated, cached_tokens=all_counts.cached
-    )
-    yield task.result(_endings(running, prompt), usage)
+class Answer:
+    """The choices of a request while they run, and the events that they make."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._running = [Running(task.choice()) for _ in range(task.prompt.candidates)]
+
+    def wants_more(self, index: int) -> bool:
+        """Whether anything that choice `index` could still say would count."""
+        return not self._running[index].choice.done
+
+    async def events(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Event]:
+        """The events. With more candidates than choices only the best are told of, at the end."""
+        prompt = self._task.prompt
+        live = prompt.candidates == prompt.choices
+        counts: dict[int, Counts] = {}
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if piece.computed is not None and piece.index == 0:
+                    yield Progress(stage="prompt", done=piece.computed[0], total=piece.computed[1], unit="tokens")
+                for delta in _deltas(self._running[piece.index], piece):
+                    if live:
+                        yield msgspec.structs.replace(delta, index=piece.index)
+                if piece.counts is not None:
+                    counts[piece.index] = piece.counts
+        yield self._task.result(_endings(self._running, prompt), _usage(counts))
+
+
+def _usage(counts: dict[int, Counts]) -> Usage:
+    together = total(counts[index] for index in sorted(counts))
+    return Usage(prompt_tokens=together.prompt, completion_tokens=together.generated, cached_tokens=together.cached)
 
 
 def _deltas(state: Running, piece: Piece) -> list[Delta]:

@@ -13,7 +13,7 @@ from infs.batching.prefix import PrefixCache
 from infs.batching.scheduler import Limits, Scheduler
 from infs.config import ModelConfig, convert
 from infs.engines.base import ModelInfo, ModelSetup, RunContext
-from infs.engines.llama_cpp.answers import answer
+from infs.engines.llama_cpp.answers import Answer
 from infs.engines.llama_cpp.decoder import LlamaDecoder
 from infs.engines.llama_cpp.embedder import Embedder
 from infs.engines.llama_cpp.generation import Generator
@@ -160,7 +160,8 @@ class LlamaEngine:
 
     async def _generate(self, request: Request[Any], generator: Generator, prompts: Prompts) -> AsyncGenerator[Event]:
         task = await asyncio.to_thread(prompts.prepare, request)
-        async with aclosing(answer(generator.run(task.prompt), task)) as events:
+        answer = Answer(task)
+        async with aclosing(answer.events(generator.run(task.prompt, answer.wants_more))) as events:
             async for event in events:
                 yield event
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,8 +86,13 @@ class Generator:
         self.loop = Loop(decoder, scheduler, after_step=self._after_step)
         self.loop.start()
 
-    async def run(self, prompt: Prompt) -> AsyncGenerator[Piece]:
+    async def run(
+        self, prompt: Prompt, wants_more: Callable[[int], bool] = lambda index: True
+    ) -> AsyncGenerator[Piece]:
         """The pieces of all candidates as they come, each with a last one; closing the iterator cancels them.
+
+        Args:
+            wants_more: asked after each piece of a candidate; the one that gets no for an answer is ended.
 
         Raises:
             ContextLengthExceeded: the prompt does not fit, and may not be shifted.
@@ -107,6 +112,8 @@ class Generator:
                 if piece.error is not None:
                     raise piece.error
                 yield piece
+                if piece.index in open_ones and not wants_more(piece.index):
+                    self.loop.stop(sequences[piece.index])
         finally:
             for index in open_ones:
                 self.loop.cancel(sequences[index])

@@ -15,7 +15,7 @@ from infs.types import LogitBias
 MAX_STOPS = 16
 MAX_PROMPTS = 1024
 
-ModelId = Annotated[str, Meta(min_length=1, description="Id of a model; GET /v1/models lists them.")]
+ModelId = Annotated[str, Meta(min_length=1, max_length=256, description="Id of a model; GET /v1/models lists them.")]
 TextOrTokens = Annotated[
     str | list[str | int | list[int]],
     Meta(description="A text, a list of texts, a list of token ids, or a list of lists of token ids."),

@@ -58,7 +58,7 @@ async def read(service: Service, request: Request, kind: type[B]) -> B:
     body = to_struct(fields, kind)
     labels = {name: fields[name] for name in LABELS if name in fields}
     if labels:
-        log.debug("%s %r", request.url.path, labels)
+        log.debug("%s %r", request.scope["path"], labels)
     return body
 
 

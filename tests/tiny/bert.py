@@ -1,0 +1,53 @@
+"""A tiny BERT: an encoder for embeddings, or a reranker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import gguf
+
+from tests.tiny.files import TinyFile, add_word_vocabulary
+
+WIDTH, LAYERS, HEADS, HIDDEN = 32, 2, 4, 64
+POOLING = {"mean": gguf.PoolingType.MEAN, "cls": gguf.PoolingType.CLS, "rank": gguf.PoolingType.RANK}
+
+
+def write_bert(path: Path, *, pooling: Literal["mean", "cls", "rank"], context: int = 64, seed: int = 0) -> Path:
+    """A BERT whose file names its `pooling`; with ``rank`` it has a head that gives one score."""
+    file = TinyFile(path, "bert", seed=seed)
+    writer = file.writer
+    size = add_word_vocabulary(file)
+    writer.add_name("tiny bert")
+    writer.add_context_length(context)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(HIDDEN)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(POOLING[pooling])
+    file.tensor("token_embd.weight", size, WIDTH)
+    file.tensor("position_embd.weight", context, WIDTH)
+    file.tensor("token_types.weight", 2, WIDTH)
+    file.norm("token_embd_norm", WIDTH, bias=True)
+    for index in range(LAYERS):
+        _add_layer(file, f"blk.{index}")
+    if pooling == "rank":
+        _linear(file, "cls", WIDTH, WIDTH)
+        _linear(file, "cls.output", 1, WIDTH)
+    return file.save()
+
+
+def _add_layer(file: TinyFile, layer: str) -> None:
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        _linear(file, f"{layer}.{name}", WIDTH, WIDTH)
+    file.norm(f"{layer}.attn_output_norm", WIDTH, bias=True)
+    _linear(file, f"{layer}.ffn_up", HIDDEN, WIDTH)
+    _linear(file, f"{layer}.ffn_down", WIDTH, HIDDEN)
+    file.norm(f"{layer}.layer_output_norm", WIDTH, bias=True)
+
+
+def _linear(file: TinyFile, name: str, rows: int, columns: int) -> None:
+    file.tensor(f"{name}.weight", rows, columns)
+    file.tensor(f"{name}.bias", rows)

@@ -1,0 +1,89 @@
+"""What the makers of tiny models share: a writer that fills tensors with random values, and vocabularies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+SPECIAL = ("<|end|>", "<|user|>", "<|assistant|>")
+
+
+class TinyFile:
+    """A GGUF file on its way. Tensors get random values, the same for the same `seed`."""
+
+    def __init__(self, path: Path, architecture: str, *, seed: int = 0) -> None:
+        self._path = path
+        self._random = np.random.default_rng(seed)
+        self.writer = gguf.GGUFWriter(path, architecture)
+        self.writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+
+    def tensor(self, name: str, *shape: int, scale: float = 0.2) -> None:
+        """A matrix, or the like, of `shape` (rows first)."""
+        self.writer.add_tensor(name, self._random.normal(0.0, scale, shape).astype(np.float32))
+
+    def norm(self, name: str, size: int, *, bias: bool = False) -> None:
+        """The weight of a normalisation, near one."""
+        self.writer.add_tensor(
+            f"{name}.weight", (1.0 + 0.1 * self._random.normal(0.0, 1.0, size)).astype(np.float32)
+        )
+        if bias:
+            self.tensor(f"{name}.bias", size)
+
+    def values(self, name: str, values: np.ndarray) -> None:
+        """A tensor with these very values."""
+        self.writer.add_tensor(name, values.astype(np.float32))
+
+    def save(self) -> Path:
+        """Write it all."""
+        self.writer.write_header_to_file()
+        self.writer.write_kv_data_to_file()
+        self.writer.write_tensors_to_file()
+        self.writer.close()
+        return self._path
+
+
+def add_byte_vocabulary(file: TinyFile, *, pre: str = "gpt-2", special: Sequence[str] = SPECIAL) -> int:
+    """A vocabulary of the 256 bytes and control tokens, the first of which ends a text. Returns its size."""
+    tokens = [*_byte_names(), *special]
+    kinds = [gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * len(special)
+    writer = file.writer
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(["0 0"])  # of no use, but without any the file is refused
+    writer.add_eos_token_id(256)
+    writer.add_add_bos_token(False)
+    writer.add_vocab_size(len(tokens))
+    return len(tokens)
+
+
+def add_word_vocabulary(file: TinyFile) -> int:
+    """A WordPiece vocabulary of the printable ASCII characters, as beginnings and insides of words."""
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *("\u2581" + letter for letter in letters), *letters]
+    kinds = [gguf.TokenType.CONTROL] * 5 + [gguf.TokenType.NORMAL] * (len(tokens) - 5)
+    writer = file.writer
+    writer.add_tokenizer_model("bert")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_type_count(2)
+    writer.add_pad_token_id(0)
+    writer.add_unk_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_sep_token_id(3)
+    writer.add_eos_token_id(3)
+    writer.add_mask_token_id(4)
+    writer.add_vocab_size(len(tokens))
+    return len(tokens)
+
+
+def _byte_names() -> list[str]:
+    """The characters that stand for the bytes 0 to 255 in vocabularies of GPT-2's kind."""
+    shown = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in shown else chr(next(hidden)) for byte in range(256)]

@@ -8,9 +8,8 @@ from typing import Any
 
 import llama_cpp
 
-from infs.config import DeviceConfig
+from benchmarks.rig import Loaded
 from infs.engines.llama_cpp.decoder import context_params
-from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.options import LlamaOptions
 
 
@@ -18,18 +17,17 @@ class BareContext:
     """A context, a batch and a greedy sampler.
 
     Args:
-        cells: size of the context.
         sequences: number of sequences; with `unified`, in one cache.
         batch: tokens of the largest call.
     """
 
-    def __init__(self, model: LlamaModel, *, cells: int, sequences: int, batch: int, unified: bool) -> None:
-        params = context_params(DeviceConfig(), LlamaOptions())
-        params.n_ctx, params.n_batch, params.n_ubatch = cells, batch, min(512, batch)
+    def __init__(self, loaded: Loaded, *, sequences: int, batch: int, unified: bool) -> None:
+        params = context_params(loaded.device, LlamaOptions())
+        params.n_ctx, params.n_batch, params.n_ubatch = loaded.cells, batch, min(512, batch)
         params.n_seq_max, params.kv_unified = sequences, unified
-        self.context: Any = llama_cpp.llama_init_from_model(model.pointer, params)
+        self.context: Any = llama_cpp.llama_init_from_model(loaded.model.pointer, params)
         if not self.context:
-            raise MemoryError(f"There is no memory for a context of {cells} tokens.")
+            raise MemoryError(f"There is no memory for a context of {loaded.cells} tokens.")
         self.size = batch
         self.batch = llama_cpp.llama_batch_init(batch, 0, 1)
         self.sampler = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())

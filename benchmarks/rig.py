@@ -23,6 +23,7 @@ from infs.batching.scheduler import Limits, Scheduler
 from infs.batching.scheduler import Sequence as Running
 from infs.config import DeviceConfig
 from infs.engines.llama_cpp.decoder import LlamaDecoder
+from infs.engines.llama_cpp.engine import MAX_CONTEXT, SPARE_SEQUENCES, USUAL_LENGTH
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
@@ -31,23 +32,34 @@ from infs.engines.llama_cpp.sampling import Sampler, Sampling
 from infs.types import FinishReason
 
 PATIENCE = 600.0  # seconds after which a run has failed
-KEPT = 56  # sequences beside those that run, as in the engine
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, and what takes llama.cpp's log lines as long as it is used."""
+    """A model, what takes llama.cpp's log lines as long as it is used, and where both sides compute."""
 
     path: Path
     model: LlamaModel
     log: NativeLog
+    device: DeviceConfig
+
+    @property
+    def context(self) -> int:
+        """Tokens of the longest sequence, as the engine has it by default."""
+        return min(self.model.trained_context, MAX_CONTEXT)
+
+    @property
+    def cells(self) -> int:
+        """Cells of the cache for eight sequences, as the engine has it by default."""
+        return max(2 * self.context, 8 * min(self.context, USUAL_LENGTH))
 
 
-def load(path: Path) -> Loaded:
-    """The model, with llama.cpp's own log kept quiet."""
+def load(path: Path, threads: int | None = None) -> Loaded:
+    """The model, with llama.cpp's own log kept quiet. `threads`: those of the CPU, all by default."""
+    device = DeviceConfig(cpu_threads=threads)
     log = NativeLog(logging.getLogger("benchmarks.llama_cpp"))
     log.install()
-    return Loaded(path, LlamaModel(path, DeviceConfig(), LlamaOptions(), log), log)
+    return Loaded(path, LlamaModel(path, device, LlamaOptions(), log), log, device)
 
 
 def random_prompts(model: LlamaModel, count: int, length: int, seed: int) -> list[list[int]]:
@@ -112,16 +124,22 @@ class Rig:
     """
 
     def __init__(
-        self, loaded: Loaded, *, cells: int, live: int = 8, batch_tokens: int | None = None, context: int | None = None
+        self, loaded: Loaded, *, live: int = 8, batch_tokens: int | None = None, cells: int | None = None
     ) -> None:
         self.model = model = loaded.model
         options = LlamaOptions()
         step = max(batch_tokens or options.batch_tokens, live)
         self.decoder = LlamaDecoder(
-            model, DeviceConfig(), options, loaded.log, cells=cells, sequences=live + KEPT, batch=step
+            model,
+            loaded.device,
+            options,
+            loaded.log,
+            cells=cells or loaded.cells,
+            sequences=live + SPARE_SEQUENCES,
+            batch=step,
         )
-        limits = Limits(cells=self.decoder.cells, context=context or model.trained_context, live=live, step=step)
-        self.scheduler = Scheduler(limits, PrefixCache(live + KEPT))
+        limits = Limits(cells=self.decoder.cells, context=loaded.context, live=live, step=step)
+        self.scheduler = Scheduler(limits, PrefixCache(live + SPARE_SEQUENCES))
         self.loop = Loop(self.decoder, self.scheduler)
 
     def __enter__(self) -> Rig:

@@ -283,6 +283,8 @@ def convert(data: Any, kind: type[Checked], where: str, key: str = "") -> Checke
         what, param = explain(error)
         full = ".".join(part for part in (key, param) if part)
         said = what.partition(": ")[2] if param else what
+        if said.startswith("Expected `array`"):
+            said += ' (write ["a", "b"])'
         raise ConfigError(f"{where}: {full or 'it'}: {said}.", param=full or None) from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from infs.errors import GenerationFailed, InvalidRequest, WorkerDied
+from infs.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest, WorkerDied
 from infs.types import (
     AssistantMessage,
     ChatChoice,
@@ -162,7 +162,7 @@ def test_a_message_of_tool_calls(http: httpx.Client, fake: FakeServer) -> None:
     }
     found = chunks(chat(http, stream=True))
     assert said(found) == [
-        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": None},
         {"reasoning_content": "Hm."},
         {
             "tool_calls": [
@@ -403,6 +403,9 @@ def test_errors_name_the_fields_of_the_body(http: httpx.Client, fake: FakeServer
     for body in ({}, {"stream": True}):
         error = refused(chat(http, response_format={"type": "json_object"}, **body), "response_format.schema")
         assert error["message"] == "response_format.schema: no such keyword"
+    fake.script = script(ContextLengthExceeded("Too long.", param="prompt"))
+    assert refused(chat(http), "messages")["code"] == "context_length_exceeded"
+    refused(text(http), "prompt")
     fake.script = script(InvalidRequest("no tool", param="tools[1].name"))
     refused(chat(http), "tools[1].function.name")
 

@@ -9,9 +9,18 @@ import openai
 import pytest
 
 from infs import errors
-from infs.types import Delta
+from infs.types import (
+    AssistantMessage,
+    ChatChoice,
+    ChatCompletionResult,
+    Delta,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 from tests.http.fake_server import CHAT, EMBED, TEXT, FakeServer
 from tests.http.test_answers import scored_chat, script
+from tests.http.test_parameters import TOOL
 
 MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 
@@ -67,6 +76,32 @@ def test_chat_with_the_stream_helper(client: openai.OpenAI, fake: FakeServer) ->
     assert logprobs is not None
     assert logprobs.content is not None
     assert len(logprobs.content) == 4
+
+
+def test_a_tool_call_with_the_stream_helper(client: openai.OpenAI, fake: FakeServer) -> None:
+    call = ToolCall(id="call_1", name="add", arguments='{"a":1}')
+    said = ChatChoice(index=0, message=AssistantMessage(tool_calls=[call]), finish_reason="tool_calls")
+    fake.script = script(
+        Delta(tool_calls=[ToolCallDelta(index=0, id="call_1", name="add", arguments='{"a"')]),
+        Delta(tool_calls=[ToolCallDelta(index=0, arguments=":1}")]),
+        Delta(finish_reason="tool_calls"),
+        ChatCompletionResult(choices=[said], usage=Usage()),
+    )
+    tools: Any = [TOOL]
+    with client.chat.completions.stream(model=CHAT, messages=MESSAGES, tools=tools) as stream:
+        stream.until_done()
+        streamed = stream.get_final_completion().choices[0].message
+    whole = client.chat.completions.create(model=CHAT, messages=MESSAGES, tools=tools).choices[0].message
+    for message in (streamed, whole):
+        assert message.content is None
+        assert message.tool_calls is not None
+        assert message.tool_calls[0].id == "call_1"
+        assert message.tool_calls[0].type == "function"
+        assert message.tool_calls[0].function.arguments == '{"a":1}'
+    # What came goes back as it is, in the next turn.
+    again: Any = [*MESSAGES, whole.model_dump(), {"role": "tool", "tool_call_id": "call_1", "content": "2"}]
+    client.chat.completions.create(model=CHAT, messages=again)
+    assert fake.requests[-1].messages[1].tool_calls == [call]
 
 
 def test_an_answer_goes_back_as_a_message(client: openai.OpenAI, fake: FakeServer) -> None:

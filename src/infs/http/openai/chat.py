@@ -49,6 +49,7 @@ def _job(body: ChatBody) -> Job[ChatCompletionResult]:
     options, names = generation_options(body)
     alias(body, "max_tokens", "max_completion_tokens", options, names)
     names |= {
+        "prompt": "messages",
         "logprobs": "top_logprobs",
         "template_options": "chat_template_kwargs",
         r"tools(\[\d+\])": r"tools\1.function",
@@ -150,9 +151,10 @@ class ChatForm:
         """The choices of a result."""
         return [_choice(first + choice.index, choice) for choice in result.choices]
 
-    def opening(self, index: int) -> answers.ChatChunkChoice:
-        """The role, once."""
-        return answers.ChatChunkChoice(index=index, delta=ChatDelta(role="assistant", content=""))
+    def opening(self, index: int, delta: Delta) -> answers.ChatChunkChoice:
+        """The role, once. Content that may never come is null, not empty."""
+        content = None if delta.tool_calls or delta.reasoning else ""
+        return answers.ChatChunkChoice(index=index, delta=ChatDelta(role="assistant", content=content))
 
     def piece(self, index: int, delta: Delta) -> answers.ChatChunkChoice | None:
         """What is new in a message."""

@@ -45,8 +45,8 @@ class Form(Protocol[Completed_contra]):
         """The choices of `result`, their indexes counted from `first`."""
         ...
 
-    def opening(self, index: int) -> Struct | None:
-        """What comes before the first piece of a choice, if anything."""
+    def opening(self, index: int, delta: Delta) -> Struct | None:
+        """What comes before `delta`, the first of a choice, if anything."""
         ...
 
     def piece(self, index: int, delta: Delta) -> Struct | None:
@@ -135,7 +135,7 @@ def _deltas(
 
 
 def _written(form: Form[Any], index: int, delta: Delta, opened: set[int]) -> list[Struct]:
-    opening = form.opening(index) if index not in opened else None
+    opening = form.opening(index, delta) if index not in opened else None
     opened.add(index)
     closing = form.closing(index, delta.finish_reason) if delta.finish_reason is not None else None
     return [piece for piece in (opening, form.piece(index, delta), closing) if piece is not None]

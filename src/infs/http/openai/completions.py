@@ -72,7 +72,7 @@ class CompletionForm:
             finish_reason=choice.finish_reason,
         )
 
-    def opening(self, index: int) -> None:
+    def opening(self, index: int, delta: Delta) -> None:
         """Nothing."""
 
     def piece(self, index: int, delta: Delta) -> answers.CompletionChoice | None:

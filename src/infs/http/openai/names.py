@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from infs.errors import InfsError
+import msgspec
+
+from infs.errors import Failure, InfsError
 
 # Pattern of a field's path in the vocabulary, and what it is called in the body.
 Names = Mapping[str, str]
@@ -18,16 +20,20 @@ def renamed(names: Names) -> Iterator[None]:
     try:
         yield
     except InfsError as error:
-        if error.param is not None:
-            _rename(error, error.param, names)
-        raise
+        failure = _rename(error.to_failure(), names)
+        if failure.param == error.param:
+            raise
+        # Another error: this one may be raised for other requests as well.
+        raise InfsError.from_failure(failure) from error
 
 
-def _rename(error: InfsError, param: str, names: Names) -> None:
+def _rename(failure: Failure, names: Names) -> Failure:
+    param = failure.param or ""
     for pattern, name in names.items():
-        found = re.match(rf"{pattern}(?![\w])", param)
-        if found:
-            error.param = found.expand(name) + param[found.end() :]
-            if error.message.startswith(f"{param}: "):
-                error.message = error.param + error.message.removeprefix(param)
-            return
+        if found := re.match(rf"{pattern}(?!\w)", param):
+            new = found.expand(name) + param[found.end() :]
+            message = failure.message
+            if message.startswith(f"{param}: "):
+                message = new + message.removeprefix(param)
+            return msgspec.structs.replace(failure, param=new, message=message)
+    return failure

@@ -29,6 +29,7 @@ from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
 from infs.engines.llama_cpp.output import GenerationOutput, Piece
 from infs.engines.llama_cpp.sampling import Sampler, Sampling
+from infs.errors import RequestCancelled
 from infs.types import FinishReason
 
 PATIENCE = 600.0  # seconds after which a run has failed
@@ -120,11 +121,12 @@ class Rig:
 
     Args:
         live: sequences that run at once.
-        batch_tokens: tokens of one step.
+        batch_tokens: tokens of one step; as many as the engine has by default.
+        by_hand: no thread is started; whoever made this calls the loop's `step`.
     """
 
     def __init__(
-        self, loaded: Loaded, *, live: int = 8, batch_tokens: int | None = None, cells: int | None = None
+        self, loaded: Loaded, *, live: int = 8, batch_tokens: int | None = None, by_hand: bool = False
     ) -> None:
         self.model = model = loaded.model
         options = LlamaOptions()
@@ -134,25 +136,29 @@ class Rig:
             loaded.device,
             options,
             loaded.log,
-            cells=cells or loaded.cells,
+            cells=loaded.cells,
             sequences=live + SPARE_SEQUENCES,
             batch=step,
         )
         limits = Limits(cells=self.decoder.cells, context=loaded.context, live=live, step=step)
         self.scheduler = Scheduler(limits, PrefixCache(live + SPARE_SEQUENCES))
         self.loop = Loop(self.decoder, self.scheduler)
+        self._by_hand = by_hand
 
     def __enter__(self) -> Rig:
-        self.loop.start()
+        if not self._by_hand:
+            self.loop.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.loop.close()
+        self.forget()
         self.decoder.close()
 
     def forget(self) -> None:
-        """Empty the cache. Only while nothing runs."""
-        self.scheduler.reset()
+        """Empty the cache. Only while no step is running."""
+        for sequence in self.scheduler.reset():
+            sequence.output.failed(RequestCancelled("The measurement is over."))
         self.decoder.clear()
 
     def sequence(self, prompt: Sequence[int], new: int, stream: Stream) -> Running:

@@ -381,7 +381,7 @@ def _parse(path: Path, text: str) -> Any:
 
 
 def read_environ(environ: Mapping[str, str], data: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables that ``INFS_...`` variables say; `data` tells how the ids of models are written.
+    """The tables that ``INFS_...`` variables say; `data`, of the file, tells how the ids of models are written.
 
     Raises:
         ConfigError: for a value that starts like JSON and is none.
@@ -391,7 +391,7 @@ def read_environ(environ: Mapping[str, str], data: Mapping[str, Any]) -> dict[st
         if not variable.upper().startswith(ENV_PREFIX) or variable.upper() in NOT_SETTINGS:
             continue
         path = variable[len(ENV_PREFIX) :].split("__")
-        _set(result, _spell(path, data), _value(variable, text), variable)
+        _set(result, _spell(path, merge(data, result)), _value(variable, text), variable)
     return result
 
 
@@ -400,7 +400,7 @@ NOT_SETTINGS = frozenset({"INFS_CONFIG"})
 
 
 def _spell(path: list[str], data: Mapping[str, Any]) -> list[str]:
-    """Keys are lower case; the id of a model is spelled as in the file, where it is known there.
+    """Keys are lower case; the id of a model is spelled as in `data`, where it is known there.
 
     A shell allows letters, digits and ``_`` only, so ``QWEN2_5`` finds ``qwen2.5``. An unknown id is kept, but lower
     case if all of it is upper case, which is all that Windows has.

@@ -26,9 +26,7 @@ class TinyFile:
 
     def norm(self, name: str, size: int, *, bias: bool = False) -> None:
         """The weight of a normalisation, near one."""
-        self.writer.add_tensor(
-            f"{name}.weight", (1.0 + 0.1 * self._random.normal(0.0, 1.0, size)).astype(np.float32)
-        )
+        self.writer.add_tensor(f"{name}.weight", (1.0 + 0.1 * self._random.normal(0.0, 1.0, size)).astype(np.float32))
         if bias:
             self.tensor(f"{name}.bias", size)
 

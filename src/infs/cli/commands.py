@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import click
@@ -42,4 +43,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A model may say what an old terminal cannot show.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if sys.platform == "win32":
+        signal.signal(signal.SIGBREAK, signal.default_int_handler)  # Ctrl+Break is like Ctrl-C
     infs(prog_name="infs")

@@ -153,8 +153,18 @@ def _with_demo(name: str, model: ModelConfig) -> ModelConfig:
     demo = demo_model()
     if name != MODEL_ID or model.url is not None or model.file is not None or model.engine != demo.engine:
         return model
-    defaults = {**demo.completion_defaults, **model.completion_defaults}
-    return msgspec.structs.replace(model, file=demo.file, completion_defaults=defaults)
+    said = _difference(_as_data(model), _as_data(ModelConfig()))
+    return parse_model(name, merge(_as_data(demo), said))
+
+
+def _difference(data: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not as usual in `data`, table by table."""
+    tables = {
+        key: _difference(value, usual[key])
+        for key, value in data.items()
+        if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping)
+    }
+    return {key: tables.get(key, value) for key, value in data.items() if value != usual.get(key)}
 
 
 def _with_source(name: str, model: ModelConfig, source: dict[str, str]) -> ModelConfig:

@@ -79,7 +79,7 @@ class GenerationOutput:
             self._prompt_scores[position + 1] = self._logprob(self._decoder.scores(row), token)
 
     def prompt_computed(self, done: int, total: int) -> None:
-        if done == total and self._prompt_scores:
+        if done == total and self._prompt:
             self._post_prompt_scores()
         self._post(Piece(self._index, computed=(done, total)))
 
@@ -154,5 +154,5 @@ class GenerationOutput:
         first = self._prompt[0]
         start = TokenLogprob(token=self._text(first), bytes=self._model.piece(first, special=True), logprob=None)
         scores = [start, *(self._prompt_scores[place] for place in range(1, len(self._prompt)))]
-        self._prompt_scores.clear()
+        self._prompt, self._prompt_scores = [], {}
         self._post(Piece(self._index, logprobs=scores))

@@ -20,7 +20,8 @@ WEATHER: ChatCompletionToolParam = {
         "parameters": {"type": "object", "properties": {"location": {"type": "string"}}, "required": ["location"]},
     },
 }
-WORDS = ["apple", "river", "stone", "cloud", "garden", "window", "table", "lamp", "bridge", "forest", "mountain", "candle", "basket", "mirror", "ladder", "pocket", "engine", "bottle", "button", "castle", "desert", "feather", "hammer", "island"]
+NOUNS = "apple river stone cloud garden window table lamp bridge forest mountain candle basket mirror ladder pocket"
+WORDS = [*NOUNS.split(" "), "engine", "bottle", "button", "castle", "desert", "feather", "hammer", "island"]
 
 
 def user(text: str) -> ChatCompletionMessageParam:

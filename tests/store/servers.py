@@ -63,6 +63,7 @@ class Server:
         self.answers: dict[str, list[Answer]] = {}
         self.requests: list[Request] = []
         self.sent: dict[str, int] = {}
+        self.gates: list[threading.Event] = []
         self.connections: set[socket.socket] = set()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = False
@@ -82,10 +83,8 @@ class Server:
         return [request for request in self.requests if request.method == "GET" and request.path == path]
 
     def close(self) -> None:
-        for answers in self.answers.values():
-            for answer in answers:
-                if answer.gate is not None:
-                    answer.gate.set()
+        for gate in self.gates:
+            gate.set()
         self._http.shutdown()
         self._thread.join()
         # Clients may keep their connections, and the threads behind them would wait for ever.
@@ -175,6 +174,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if answer.gate is not None and answer.stop_after is not None:
+            self.owner.gates.append(answer.gate)
             self._send(body[: answer.stop_after], path)
             answer.gate.wait(60)
             body = body[answer.stop_after :]

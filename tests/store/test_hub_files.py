@@ -21,7 +21,7 @@ from infs.errors import (
 from infs.store import Store
 from infs.types import Progress
 from tests.store.conftest import MakeStore
-from tests.store.servers import COMMIT, Answer, HubServer, below
+from tests.store.servers import COMMIT, Answer, HubServer, below, overwrite
 
 CONTENT = os.urandom(2_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -163,18 +163,35 @@ async def test_a_dropped_connection_is_resumed(hub: HubServer, make_store: MakeS
     assert hub.cdn.sent[cdn_path()] == len(CONTENT)
 
 
-async def test_a_download_goes_on_in_another_process(
-    hub: HubServer, make_store: MakeStore, events: list[Progress], cache: Path
-) -> None:
+async def leave_part(hub: HubServer, make_store: MakeStore) -> None:
+    """What a process leaves that got 700 kB and no more."""
     hub.put(REPO, "sub/m.gguf", CONTENT)
     hub.cdn.answers[cdn_path()] = [Answer(drop_after=700_000)]
     with pytest.raises(DownloadFailed):
-        await make_store(hub.url, attempts=1).fetch("m", FILE, events.append)
+        await make_store(hub.url, attempts=1).fetch("m", FILE, lambda event: None)
+
+
+async def test_a_download_goes_on_in_another_process(
+    hub: HubServer, make_store: MakeStore, events: list[Progress], cache: Path
+) -> None:
+    await leave_part(hub, make_store)
     path = await make_store(hub.url).fetch("m", FILE, events.append)
     assert path is not None
     assert hub.cdn.sent[cdn_path()] == len(CONTENT)
     blobs = cache / "hub" / "models--org--repo" / "blobs"
     assert [blob.name for blob in blobs.iterdir()] == [SHA256]
+
+
+async def test_a_complete_partial_file_is_not_asked_for_again(
+    hub: HubServer, make_store: MakeStore, events: list[Progress], cache: Path
+) -> None:
+    """The process died between the last byte and the new name."""
+    await leave_part(hub, make_store)
+    overwrite(below(cache, "*.incomplete")[0], CONTENT)
+    path = await make_store(hub.url).fetch("m", FILE, events.append)
+    assert path is not None
+    assert path.read_bytes() == CONTENT
+    assert len(hub.cdn.requests) == 1
 
 
 async def test_content_is_checked_though_nobody_asked_for_it(
@@ -323,6 +340,13 @@ async def test_a_list_with_pages_that_never_end(hub: HubServer, make_store: Make
     hub.put(REPO, "m.gguf", CONTENT)
     with pytest.raises(SourceNotFound):
         await make_store(hub.url).fetch("m", ModelConfig(url="hf:org/repo"), events.append)
+
+
+async def test_a_list_that_is_none(hub: HubServer, make_store: MakeStore, events: list[Progress]) -> None:
+    endpoint = hub.cdn.url
+    hub.cdn.add("/api/models/org/repo/tree/main", b"<html>")
+    with pytest.raises(DownloadFailed, match="not a list of files"):
+        await make_store(endpoint).fetch("m", ModelConfig(url="hf:org/repo"), events.append)
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ asyncio.run(main(*sys.argv[1:]))
 def fetching(url: str, cache: Path, endpoint: str = "http://127.0.0.1:9") -> Iterator[subprocess.Popen[str]]:
     """Another process that fetches `url`."""
     command = [sys.executable, "-c", FETCH, url, SHA256, str(cache), endpoint]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:

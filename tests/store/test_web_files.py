@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import os
 import socket
+import ssl
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import httpx
 import pytest
+from platformdirs import user_cache_path
 
 from infs.config import ModelConfig
 from infs.errors import (
@@ -22,8 +27,9 @@ from infs.errors import (
     SourceNotFound,
     StorageFull,
 )
-from infs.store import transfer
+from infs.store import RetryPolicy, Store, transfer
 from infs.store.progress import Meter
+from infs.store.web import network_errors
 from infs.types import Progress
 from tests.store.conftest import MakeStore
 from tests.store.servers import Answer, Server, below, overwrite
@@ -91,13 +97,18 @@ async def test_a_dropped_connection_is_resumed(web: Server, make_store: MakeStor
     assert web.sent["/m.gguf"] == len(CONTENT)
 
 
+async def leave_part(web: Server, make_store: MakeStore) -> None:
+    """What a process leaves that got the first million bytes of /m.gguf and no more."""
+    web.answers["/m.gguf"] = [Answer(drop_after=1_000_000)]
+    with pytest.raises(DownloadFailed, match="goes on from what came so far"):
+        await make_store(attempts=1).fetch("m", config(f"{web.url}/m.gguf"), lambda event: None)
+
+
 async def test_a_download_goes_on_in_another_process(
     web: Server, make_store: MakeStore, events: list[Progress], cache: Path
 ) -> None:
     url = web.add("/m.gguf", CONTENT)
-    web.answers["/m.gguf"] = [Answer(drop_after=1_000_000)]
-    with pytest.raises(DownloadFailed, match="goes on from what came so far"):
-        await make_store(attempts=1).fetch("m", config(url), events.append)
+    await leave_part(web, make_store)
     assert leftovers(cache) == ["m.gguf.part", "m.gguf.part.json"]
     path = await make_store().fetch("m", config(url), events.append)
     assert path is not None
@@ -133,9 +144,7 @@ async def test_a_file_that_changed_in_between_starts_anew(
     web: Server, make_store: MakeStore, events: list[Progress]
 ) -> None:
     url = web.add("/m.gguf", b"old" * 500_000)
-    web.answers["/m.gguf"] = [Answer(drop_after=1_000_000)]
-    with pytest.raises(DownloadFailed):
-        await make_store(attempts=1).fetch("m", config(url), events.append)
+    await leave_part(web, make_store)
     web.add("/m.gguf", CONTENT, etag='"two"')
     path = await make_store().fetch("m", config(url), events.append)
     assert path is not None
@@ -148,9 +157,7 @@ async def test_a_part_of_another_file_is_not_appended(
 ) -> None:
     """A server that sends ranges without looking at If-Range."""
     url = web.add("/m.gguf", b"old" * 500_000)
-    web.answers["/m.gguf"] = [Answer(drop_after=1_000_000)]
-    with pytest.raises(DownloadFailed):
-        await make_store(attempts=1).fetch("m", config(url), events.append)
+    await leave_part(web, make_store)
     web.add("/m.gguf", CONTENT)
     web.answers["/m.gguf"] = [Answer(headers={"ETag": '"two"'})]
     path = await make_store().fetch("m", config(url), events.append)
@@ -208,9 +215,7 @@ async def test_a_complete_partial_file_is_published(
 ) -> None:
     """The process died between the last byte and the new name."""
     url = web.add("/m.gguf", CONTENT)
-    web.answers["/m.gguf"] = [Answer(drop_after=1_000_000)]
-    with pytest.raises(DownloadFailed):
-        await make_store(attempts=1).fetch("m", config(url), events.append)
+    await leave_part(web, make_store)
     overwrite(below(cache, "*.part")[0], CONTENT)
     path = await make_store().fetch("m", config(url, sha256=SHA256), events.append)
     assert path is not None
@@ -222,9 +227,7 @@ async def test_a_damaged_partial_file_is_noticed(
     web: Server, make_store: MakeStore, events: list[Progress], cache: Path
 ) -> None:
     url = web.add("/m.gguf", CONTENT)
-    web.answers["/m.gguf"] = [Answer(drop_after=1_000_000)]
-    with pytest.raises(DownloadFailed):
-        await make_store(attempts=1).fetch("m", config(url), events.append)
+    await leave_part(web, make_store)
     overwrite(below(cache, "*.part")[0], bytes(1_000_000))
     path = await make_store().fetch("m", config(url, sha256=SHA256), events.append)
     assert path is not None
@@ -236,9 +239,7 @@ async def test_a_partial_file_longer_than_the_file(
     web: Server, make_store: MakeStore, events: list[Progress], cache: Path, longer: int
 ) -> None:
     url = web.add("/m.gguf", CONTENT)
-    web.answers["/m.gguf"] = [Answer(drop_after=1_000_000)]
-    with pytest.raises(DownloadFailed):
-        await make_store(attempts=1).fetch("m", config(url), events.append)
+    await leave_part(web, make_store)
     overwrite(below(cache, "*.part")[0], bytes(longer))
     path = await make_store().fetch("m", config(url), events.append)
     assert path is not None
@@ -328,6 +329,48 @@ async def test_nobody_listens(make_store: MakeStore, events: list[Progress]) -> 
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/m.gguf"
         with pytest.raises(DownloadFailed, match="connection"):
             await make_store().fetch("m", config(url), events.append)
+
+
+async def test_a_server_that_says_nothing(web: Server, cache: Path, events: list[Progress]) -> None:
+    url = web.add("/m.gguf", CONTENT)
+    web.answers["/m.gguf"] = [Answer(stop_after=0, gate=threading.Event()), Answer()]
+    store = Store(cache, environ={}, retry=RetryPolicy(attempts=2, first=0.01, timeout=0.3))
+    path = await store.fetch("m", config(url), events.append)
+    await store.close()
+    assert path is not None
+    assert path.read_bytes() == CONTENT
+    assert len(web.requests) == 2
+
+
+async def test_a_proxy_that_is_none(
+    web: Server, make_store: MakeStore, events: list[Progress], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "gopher://127.0.0.1:1")
+    with pytest.raises(SourceError, match="proxy"):
+        await make_store().fetch("m", config(web.add("/m.gguf", CONTENT)), events.append)
+
+
+async def test_a_compressed_answer(web: Server, make_store: MakeStore, events: list[Progress]) -> None:
+    """Nobody asked for it; it is unpacked, and not gone on with."""
+    url = web.add("/m.gguf", gzip.compress(CONTENT))
+    packed = {"Content-Encoding": "gzip"}
+    web.answers["/m.gguf"] = [Answer(drop_after=1_000_000, headers=packed), Answer(headers=packed)]
+    path = await make_store().fetch("m", config(url, sha256=SHA256), events.append)
+    assert path is not None
+    assert ranges(web) == [None, None]
+
+
+def test_a_certificate_that_is_not_trusted() -> None:
+    error = httpx.ConnectError("refused")
+    error.__cause__ = ssl.SSLCertVerificationError("self-signed certificate")
+    with pytest.raises(DownloadFailed, match="not trusted"), network_errors("https://example.org/m.gguf"):
+        raise error
+
+
+async def test_a_server_without_a_certificate(web: Server, make_store: MakeStore, events: list[Progress]) -> None:
+    url = web.add("/m.gguf", CONTENT).replace("http:", "https:")
+    with pytest.raises(DownloadFailed, match="connection"):
+        await make_store(attempts=1).fetch("m", config(url), events.append)
 
 
 async def test_redirects_are_followed_and_named_by_the_first_url(
@@ -452,6 +495,21 @@ async def test_a_file_larger_than_files_may_be(
     path = await make_store().fetch("m", config(url, sha256=SHA256), events.append)
     assert path is not None
     assert path.read_bytes() == CONTENT
+
+
+async def test_a_file_system_without_locks(
+    web: Server, make_store: MakeStore, events: list[Progress], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, blocking: bool) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with pytest.raises(SourceError, match="no locks"):
+        await make_store().fetch("m", config(web.add("/m.gguf", CONTENT)), events.append)
+
+
+def test_the_cache_is_the_users_unless_it_is_given() -> None:
+    assert Store(environ={}).cache == user_cache_path("infs", appauthor=False)
 
 
 async def test_a_cache_that_is_a_file(web: Server, make_store: MakeStore, events: list[Progress], cache: Path) -> None:

@@ -21,9 +21,10 @@ from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
 from infs.engines.llama_cpp.prompts import Prompts
-from infs.errors import LoadFailed, Unsupported
+from infs.errors import LoadFailed, RequestError, Unsupported
 from infs.types import EmbeddingRequest, Event, Progress, Request
 
+MIN_CONTEXT = 4
 MAX_CONTEXT = 8192  # by default: a model trained for a million tokens should not take all memory for them
 USUAL_LENGTH = 2048  # tokens of a sequence, for the size of the cache
 SPARE_SEQUENCES = 56  # conversations that may stay in the cache beside those that run
@@ -59,10 +60,17 @@ class LlamaEngine:
             LlamaModel, setup.path, setup.config.device, self._options, self._native, told
         )
         self._context = setup.config.context_size or min(model.trained_context, MAX_CONTEXT)
+        if self._context < MIN_CONTEXT:
+            raise LoadFailed(
+                f"context_size is {self._context}; it must hold a prompt and an answer, {MIN_CONTEXT} tokens at least.",
+                param="context_size",
+            )
         notes = self._notes(model)
         tasks = self._tasks(model)
         if "chat-completion" in tasks:
             notes += await self._load_generator(model)
+        elif setup.config.preload is not None:
+            raise LoadFailed("preload is for models that generate text; this one makes embeddings.", param="preload")
         else:
             await self._get_embedder()
         return ModelInfo(
@@ -92,7 +100,7 @@ class LlamaEngine:
     async def _load_generator(self, model: LlamaModel) -> list[str]:
         config = self._config
         self._prompts = prompts = Prompts(model, config, context=self._context)
-        pinned = await asyncio.to_thread(prompts.preload, config.preload) if config.preload else []
+        pinned = await asyncio.to_thread(self._pinned, prompts)
         cells = self._cells(len(pinned))
         spare = SPARE_SEQUENCES if model.cuttable else 0
         sequences = min(MAX_SEQUENCES, config.max_sequences + spare + bool(pinned))
@@ -118,6 +126,23 @@ class LlamaEngine:
         for note in notes:
             self._log.warning("%s", note)
         return notes
+
+    def _pinned(self, prompts: Prompts) -> list[int]:
+        """The tokens to be preloaded, with room for at least one more and an answer to it."""
+        preload = self._config.preload
+        if preload is None:
+            return []
+        try:
+            tokens = prompts.preload(preload) if preload.prefix or preload.messages else []
+        except RequestError as error:
+            raise LoadFailed(f"preload cannot be used. {error.message}", param="preload") from error
+        if not tokens or len(tokens) > self._context - 2:
+            raise LoadFailed(
+                f"preload has {len(tokens)} tokens, and the context of {self._context} must hold at least one, "
+                "and two more for a request and its answer.",
+                param="preload",
+            )
+        return tokens
 
     def _cells(self, pinned: int) -> int:
         """Cells of the cache; what is pinned comes on top, so that one whole context always fits."""

@@ -119,7 +119,12 @@ class Generator:
                 self.loop.cancel(sequences[index])
 
     async def pin(self, tokens: list[int]) -> Counts:
-        """Compute `tokens` and keep them in the cache for good."""
+        """Compute `tokens` and keep them in the cache for good.
+
+        Raises:
+            ContextLengthExceeded: they do not fit into the context.
+        """
+        self._fit(Prompt(tokens, {}))
         inbox = Inbox()
         output = self._output(Prompt(tokens, {}), inbox, 0, tokens)
         self.loop.submit(Sequence(tokens=list(tokens), output=output, max_new=0, pin=True))

@@ -15,8 +15,12 @@ from infs.errors import LoadFailed
 
 LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}  # ggml_log_level
 
-# It takes the size of the whole cache, which all sequences share, for the length of each.
-MISLEADING = ("possible training context overflow",)
+MISLEADING = (
+    # It takes the size of the whole cache, which all sequences share, for the length of each.
+    "possible training context overflow",
+    # Pooling is always told; most models that generate say nothing of it.
+    "model default pooling_type is [-1]",
+)
 
 
 class NativeLog:

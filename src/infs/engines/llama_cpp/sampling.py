@@ -18,6 +18,9 @@ from infs.errors import GenerationFailed, InvalidRequest
 from infs.types import LogitBias
 
 MIN_KEEP = 0
+COLDEST = 1e-5  # temperatures below are zero: scores divided by them would no longer be finite
+MOST = 2**31 - 1
+SEEDS = 2**32 - 1  # the last 32-bit number means a random seed to llama.cpp
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
@@ -72,10 +75,11 @@ class Sampler:
         self._model = model
         self._sampling = sampling
         seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-        self._seed = (seed + choice) % 2**32
+        self._seed = (seed + choice) % SEEDS
+        self._reach = context
         self.chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         try:
-            self._build(context, ban)
+            self._build(ban)
         except BaseException:
             self.close()
             raise
@@ -97,24 +101,27 @@ class Sampler:
             llama_cpp.llama_sampler_free(self.chain)
             self.chain = None
 
+    def __del__(self) -> None:
+        self.close()  # of a request that was cancelled before it was submitted
+
     # --- the chain
 
     def _add(self, sampler: Any) -> None:
         llama_cpp.llama_sampler_chain_add(self.chain, sampler)
 
-    def _build(self, context: int, ban: Sequence[int]) -> None:
+    def _build(self, ban: Sequence[int]) -> None:
         s = self._sampling
         self._add_bias(ban)
         if s.penalizes:
-            last = context if s.penalty_last_n < 0 else s.penalty_last_n
+            last = self._last(s.penalty_last_n)
             self._add(
                 llama_cpp.llama_sampler_init_penalties(
                     self._model.size, last, s.repeat_penalty, s.frequency_penalty, s.presence_penalty
                 )
             )
         if s.dry_multiplier:
-            self._add_dry(context)
-        if s.temperature == 0.0:
+            self._add_dry()
+        if s.temperature < COLDEST:
             self._add(llama_cpp.llama_sampler_init_greedy())
         elif s.mirostat:
             self._add_mirostat()
@@ -123,12 +130,16 @@ class Sampler:
             self._add(llama_cpp.llama_sampler_init_temp(s.temperature))
             self._add(llama_cpp.llama_sampler_init_dist(self._seed))
 
+    def _last(self, count: int) -> int:
+        """How many tokens back `count` means: negative is all of the context, and more there are not."""
+        return self._reach if count < 0 else min(count, self._reach)
+
     def _add_truncation(self) -> None:
         s = self._sampling
         if s.top_n_sigma > 0:
             self._add(llama_cpp.llama_sampler_init_top_n_sigma(s.top_n_sigma))
         if s.top_k > 0:
-            self._add(llama_cpp.llama_sampler_init_top_k(s.top_k))
+            self._add(llama_cpp.llama_sampler_init_top_k(min(s.top_k, MOST)))
         if s.typical_p < 1.0:
             self._add(llama_cpp.llama_sampler_init_typical(s.typical_p, MIN_KEEP))
         if s.top_p < 1.0:
@@ -148,14 +159,14 @@ class Sampler:
         else:
             self._add(llama_cpp.llama_sampler_init_mirostat_v2(self._seed, s.mirostat_tau, s.mirostat_eta))
 
-    def _add_dry(self, context: int) -> None:
+    def _add_dry(self) -> None:
         s = self._sampling
         breakers = [text.encode("utf-8") for text in s.dry_sequence_breakers]
         array = (ctypes.c_char_p * max(1, len(breakers)))(*breakers)
-        last = context if s.dry_penalty_last_n < 0 else s.dry_penalty_last_n
+        length, last = min(s.dry_allowed_length, MOST), self._last(s.dry_penalty_last_n)
         self._add(
             llama_cpp.llama_sampler_init_dry(
-                self._model.vocab, s.dry_multiplier, s.dry_base, s.dry_allowed_length, last, array, len(breakers)
+                self._model.vocab, s.dry_multiplier, s.dry_base, length, last, array, len(breakers)
             )
         )
 
@@ -163,6 +174,8 @@ class Sampler:
         bias = bias_by_token(self._model, self._sampling.logit_bias) | dict.fromkeys(ban, -np.inf)
         if not bias:
             return
+        if len(bias) == self._model.size and all(value == -np.inf for value in bias.values()):
+            raise InvalidRequest("logit_bias bans every token that the model has.", param="logit_bias")
         array = (llama_cpp.llama_logit_bias * len(bias))()
         for index, (token, value) in enumerate(bias.items()):
             array[index].token, array[index].bias = token, value
@@ -181,6 +194,8 @@ def bias_by_token(model: LlamaModel, biases: Sequence[LogitBias]) -> dict[int, f
             tokens = [bias.token]
         else:
             tokens = model.tokenize(bias.token, add_special=False, parse_special=True)
+            if not tokens:
+                raise InvalidRequest("logit_bias names an empty text, which has no tokens.", param="logit_bias")
         for token in tokens:
             if token >= model.size:
                 raise InvalidRequest(

@@ -163,7 +163,9 @@ class Rig:
 
     def sequence(self, prompt: Sequence[int], new: int, stream: Stream) -> Running:
         """A greedy sequence of `new` tokens that no end token ends."""
-        sampler = Sampler(self.model, Sampling(temperature=0.0), ban=self.model.end_tokens)
+        sampler = Sampler(
+            self.model, Sampling(temperature=0.0), context=self.scheduler.limits.context, ban=self.model.end_tokens
+        )
         output = TimedOutput(self.decoder, sampler, stream.post, index=0, ends=frozenset(), stops=[])
         output.stream = stream
         return Running(tokens=list(prompt), output=output, max_new=new)

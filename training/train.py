@@ -200,6 +200,9 @@ def save_model(
     # A conversation ends with the end of a turn, a story or a middle with the end of the text.
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.bos_token_id]
     tokenizer.chat_template = corpus.TEMPLATE_FILE.read_text(encoding="utf-8")
+    # Left by from_pretrained: where it was read from is of no interest to anyone else.
+    for key in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(directory)
     if half:
         model.half().save_pretrained(directory)  # type: ignore[no-untyped-call]

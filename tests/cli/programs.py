@@ -64,6 +64,7 @@ class Lines:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.all: list[str] = []
+        self._ended = False
         self._stream = stream
         self._news: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -74,20 +75,27 @@ class Lines:
             self._news.put(_text(line).rstrip("\n"))
         self._news.put(None)
 
+    def _take(self, timeout: float) -> str | None:
+        line = None if self._ended else self._news.get(timeout=timeout)
+        if line is None:
+            self._ended = True
+        else:
+            self.all.append(line)
+        return line
+
     def until(self, part: str) -> str:
         """The next line that holds `part`."""
         deadline = time.monotonic() + PATIENCE
         while True:
-            line = self._news.get(timeout=max(0.1, deadline - time.monotonic()))
+            line = self._take(max(0.1, deadline - time.monotonic()))
             assert line is not None, f"no line with {part!r} among {self.all}"
-            self.all.append(line)
             if part in line:
                 return line
 
     def rest(self) -> list[str]:
         """All lines, once the stream has ended."""
-        while (line := self._news.get(timeout=PATIENCE)) is not None:
-            self.all.append(line)
+        while not self._ended:
+            self._take(PATIENCE)
         self._thread.join(PATIENCE)
         return self.all
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import select
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,12 +85,18 @@ def test_model_that_cannot_be_loaded_ends_it_at_once(tmp_path: Path) -> None:
 # --- in a terminal
 
 
+# A terminal sends Ctrl-C to the session that it controls.
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 class Terminal:
     """The other side of a pseudo-terminal: what is shown, and keys."""
 
-    def __init__(self, descriptor: int, pid: int) -> None:
+    def __init__(self, descriptor: int, process: subprocess.Popen[bytes]) -> None:
         self._descriptor = descriptor
-        self._pid = pid
+        self._process = process
         self._shown = ""
         self._seen = 0
 
@@ -121,7 +128,7 @@ class Terminal:
         deadline = time.monotonic() + PATIENCE
         while self._read(0.2):
             assert time.monotonic() < deadline, self._shown[self._seen :]
-        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return self._process.wait(PATIENCE)
 
 
 @contextmanager
@@ -129,21 +136,29 @@ def in_terminal(*args: str, cwd: Path) -> Iterator[Terminal]:
     """``infs chat ARGS`` in a terminal, at its first prompt."""
     import pty
 
-    pid, descriptor = pty.fork()  # type: ignore[attr-defined,unused-ignore]
-    if pid == 0:
-        os.chdir(cwd)
-        os.execve(sys.executable, command("chat", *args), environment(TERM="xterm-256color"))
-    try:
-        terminal = Terminal(descriptor, pid)
-        assert "chatting with demo" in terminal.until(PROMPT)
-        yield terminal
-    finally:
-        os.close(descriptor)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TAKE_TERMINAL, *command("chat", *args)],
+        cwd=cwd,
+        env=environment(TERM="xterm-256color"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    with process:
+        try:
+            terminal = Terminal(ours, process)
+            assert "chatting with demo" in terminal.until(PROMPT)
+            yield terminal
+        finally:
+            process.kill()
+            os.close(ours)
 
 
 PROMPT = r"\n> "
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals in its standard library")
-Leave = Callable[[Terminal], None]
 
 
 @posix

@@ -81,6 +81,7 @@ class Loop:
                 self._wake.notify()
                 return
         letter()  # the thread has ended: the letter finds everything closed
+        self._after_step()
 
     def _run(self) -> None:
         while self._read_mail():
@@ -158,8 +159,11 @@ class Loop:
     def _submit(self, sequence: Sequence) -> None:
         if self._closed:
             sequence.output.failed(ServerClosed("The model is being unloaded."))
-        else:
+            return
+        try:
             self.scheduler.submit(sequence)
+        except Exception as error:  # a wrong sequence must not end the thread
+            sequence.output.failed(_as_failure(error))
 
     def _stop(self, sequence: Sequence) -> None:
         if sequence in self.scheduler.running or sequence in self.scheduler.waiting:

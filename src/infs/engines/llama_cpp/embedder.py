@@ -146,7 +146,7 @@ class Embedder:
             at_least = self._model.least_tokens(item)
             if at_least > self.limit:
                 raise ContextLengthExceeded(
-                    f"{param} has more than {at_least} tokens, and the context holds {self.limit}.", param=param
+                    f"{param} has at least {at_least} tokens, and the context holds {self.limit}.", param=param
                 )
             tokens = self._model.tokenize(item, add_special=True, parse_special=False)
         else:

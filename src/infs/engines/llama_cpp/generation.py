@@ -99,6 +99,8 @@ class Generator:
             InvalidRequest: a setting names something that the model does not have.
         """
         tokens = self._fit(prompt)
+        if prompt.options.get("best_of", prompt.choices) < prompt.choices:
+            raise InvalidRequest("best_of must be at least n: it is what the n are chosen of.", param="best_of")
         inbox = Inbox()
         sequences = await asyncio.to_thread(self._sequences, prompt, tokens, inbox)
         open_ones = set(range(len(sequences)))
@@ -187,7 +189,7 @@ class Generator:
             raise Unsupported("ignore_eos contradicts structured output, which ends by itself.", param="ignore_eos")
         ban = self._model.end_tokens if ignore else ()
         constraint = self._constraint(prompt.grammar)
-        sampler = Sampler(self._model, Sampling.of(options), choice=index, ban=ban, context=self.context)
+        sampler = Sampler(self._model, Sampling.of(options), context=self.context, choice=index, ban=ban)
         sampler.accept_prompt(tokens)
         return GenerationOutput(
             self._decoder,

@@ -150,7 +150,7 @@ class LlamaModel:
 
     @functools.cached_property
     def _longest_piece(self) -> int:
-        return max(1, *(len(self.piece(token)) for token in range(self.size)))
+        return max(1, *(len(self.piece(token, special=True)) for token in range(self.size)))
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes that `token` stands for; those of a control token only if `special`."""

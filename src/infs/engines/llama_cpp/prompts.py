@@ -49,6 +49,8 @@ class Prompts:
 
     def _text(self, request: TextCompletionRequest) -> Task:
         options = request.set_options()
+        if request.echo and request.suffix is not None and options.get("logprobs") is not None:
+            raise Unsupported("echo with logprobs cannot be combined with suffix.", param="echo")
         prompt = Prompt(
             self._text_tokens(request, shift=_shifts(options)),
             options,
@@ -96,12 +98,12 @@ class Prompts:
 
     def _text_tokens(self, request: TextCompletionRequest, *, shift: bool) -> list[int]:
         if request.suffix is not None:
-            return self._middle(request, shift=shift)
+            return self._middle(request)
         if isinstance(request.prompt, str):
             return self._tokenize(request.prompt, shift=shift)
         return list(request.prompt)
 
-    def _middle(self, request: TextCompletionRequest, *, shift: bool) -> list[int]:
+    def _middle(self, request: TextCompletionRequest) -> list[int]:
         if not isinstance(request.prompt, str):
             raise InvalidRequest("suffix needs the prompt as text.", param="suffix")
         if self._model.fill_in_the_middle is None:
@@ -109,11 +111,14 @@ class Prompts:
                 "This model was not trained to fill in the middle, so suffix cannot be used.", param="suffix"
             )
         before, after, middle = self._model.fill_in_the_middle
-        parts = [self._plain(text, shift=shift) for text in (request.prompt, request.suffix or "")]
-        return [before, *parts[0], after, *parts[1], middle]
+        parts = [self._plain(text) for text in (request.prompt, request.suffix or "")]
+        tokens = [before, *parts[0], after, *parts[1], middle]
+        if len(tokens) >= self._context:  # nothing of it can be left out, so it is not shifted
+            raise context_exceeded(len(tokens), self._context)
+        return tokens
 
-    def _plain(self, text: str, *, shift: bool) -> list[int]:
-        self._check_length(text, shift=shift)
+    def _plain(self, text: str) -> list[int]:
+        self._check_length(text, shift=False)
         return self._model.tokenize(text, add_special=False, parse_special=False)
 
     def _tokenize(self, text: str, *, shift: bool) -> list[int]:

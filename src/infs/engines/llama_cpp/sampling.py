@@ -64,14 +64,15 @@ class Sampler:
     """One sequence's chain. Must be freed with `close`.
 
     Args:
+        context: tokens of the context, which is how far penalties over all of it reach.
         choice: number of the choice: choices of one request with a seed differ by it.
         ban: tokens that are never chosen.
-        context: tokens of the context, which is how far penalties over all of it reach.
     """
 
     def __init__(
-        self, model: LlamaModel, sampling: Sampling, *, choice: int = 0, ban: Sequence[int] = (), context: int = 0
+        self, model: LlamaModel, sampling: Sampling, *, context: int, choice: int = 0, ban: Sequence[int] = ()
     ) -> None:
+        self.chain: Any = None
         self._model = model
         self._sampling = sampling
         seed = secrets.randbits(32) if sampling.seed is None else sampling.seed

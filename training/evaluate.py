@@ -255,7 +255,7 @@ def score(model: Llama, name: str, count: int, seed: int) -> float:
 
 
 def as_table(scores: dict[str, float], count: int) -> str:
-    rows = [f"| {name} | {share:.0%} | {TASKS[name].measure} |" for name, share in scores.items()]
+    rows = [f"| {name} | {share:.1%} | {TASKS[name].measure} |" for name, share in scores.items()]
     return "\n".join([f"| skill | right, of {count} | what counts as right |", "|---|---|---|", *rows])
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 from infs.demo import MODEL_FILE
@@ -15,6 +19,15 @@ from tests.cli.programs import INTERRUPT, OWN_GROUP, PATIENCE, command, environm
 
 QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris.\n"
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files, and logs nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing."""
+
+
 ENDLESS = ("--set", 'models.demo.completion_defaults={"ignore_eos": true, "context_overflow": "shift"}')
 
 
@@ -123,6 +136,35 @@ def test_debug_logs_the_traceback(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("Error: ")
 
 
+@pytest.fixture
+def web() -> Iterator[str]:
+    """URL of a web server that has the demo model's file."""
+    handler = partial(QuietHandler, directory=str(MODEL_FILE.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_download_shows_its_progress_and_is_kept(tmp_path: Path, web: str) -> None:
+    args = ("run", QUESTION, "--cache-path", str(tmp_path), "--model", f"{web}/{MODEL_FILE.name}")
+    first = run(*args, "--temperature", "0", cwd=tmp_path)
+    lines = first.stderr.splitlines()
+    assert (first.returncode, first.stdout) == (0, ANSWER)
+    assert lines[0].startswith(f"Downloading {MODEL_FILE.name}: ")
+    assert lines[-1] == "Loading demo"
+    again = run(*args, "--temperature", "0", cwd=tmp_path)
+    assert (again.returncode, again.stdout, again.stderr) == (0, ANSWER, "Loading demo\n")
+
+
+def test_download_that_cannot_be_had(tmp_path: Path, web: str) -> None:
+    done = run("run", "Hi", "--cache-path", str(tmp_path), "--model", f"{web}/none.gguf", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"{web}/none.gguf" in one_line(done.stderr)
+
+
 @contextmanager
 def telling() -> Iterator[subprocess.Popen[bytes]]:
     """``infs run`` in the middle of an answer without an end."""
@@ -138,7 +180,10 @@ def telling() -> Iterator[subprocess.Popen[bytes]]:
         try:
             assert process.stdout is not None
             assert process.stdout.read(1)
+            workers = psutil.Process(process.pid).children()
+            assert workers
             yield process
+            assert psutil.wait_procs(workers, timeout=PATIENCE)[1] == [], "its worker has ended"
         finally:
             process.kill()
 

@@ -67,6 +67,11 @@ class Answer:
         if self._silent:
             return
         shown = _CONTROL.sub("", text) if self._terminal else text
-        if shown:
-            self._open = not shown.endswith("\n")
-            click.echo(click.style(shown, dim=True) if dim else shown, nl=False)
+        if not shown:
+            return
+        self._open = not shown.endswith("\n")
+        if dim:
+            click.secho(shown, dim=True, nl=False)
+        else:  # click would change it, where it looks like a style
+            sys.stdout.write(shown)
+            sys.stdout.flush()

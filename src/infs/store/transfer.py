@@ -101,7 +101,7 @@ class Transfer:
                 if size > furthest:
                     furthest = size
                     attempts.progressed()
-                self._log.warning("Download interrupted at %s: %s", size_text(size), error.reason)
+                self._log.info("Download interrupted at %s: %s", size_text(size), error.reason)
                 await attempts.failed(error)
 
     async def _attempt(self) -> None:

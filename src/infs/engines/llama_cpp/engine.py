@@ -25,6 +25,7 @@ from infs.errors import LoadFailed, RequestError, Unsupported
 from infs.types import EmbeddingRequest, Event, Progress, Request
 
 MIN_CONTEXT = 4
+MOST_CELLS = 2**31 - 1
 MAX_CONTEXT = 8192  # by default: a model trained for a million tokens should not take all memory for them
 USUAL_LENGTH = 2048  # tokens of a sequence, for the size of the cache
 SPARE_SEQUENCES = 56  # conversations that may stay in the cache beside those that run
@@ -60,17 +61,11 @@ class LlamaEngine:
             LlamaModel, setup.path, setup.config.device, self._options, self._native, told
         )
         self._context = setup.config.context_size or min(model.trained_context, MAX_CONTEXT)
-        if self._context < MIN_CONTEXT:
-            raise LoadFailed(
-                f"context_size is {self._context}; it must hold a prompt and an answer, {MIN_CONTEXT} tokens at least.",
-                param="context_size",
-            )
+        self._check(model)
         notes = self._notes(model)
         tasks = self._tasks(model)
         if "chat-completion" in tasks:
             notes += await self._load_generator(model)
-        elif setup.config.preload is not None:
-            raise LoadFailed("preload is for models that generate text; this one makes embeddings.", param="preload")
         else:
             await self._get_embedder()
         return ModelInfo(
@@ -80,6 +75,21 @@ class LlamaEngine:
             details=model.details(),
             notes=notes,
         )
+
+    def _check(self, model: LlamaModel) -> None:
+        """Raise `LoadFailed` for settings that this model cannot have."""
+        if not MIN_CONTEXT <= self._context <= MOST_CELLS:
+            raise LoadFailed(
+                f"context_size is {self._context}; it can be {MIN_CONTEXT} (a prompt and an answer) to {MOST_CELLS}.",
+                param="context_size",
+            )
+        if self._options.pooling == "rank" and not model.ranks:
+            raise LoadFailed("options.pooling is rank, but the model is no reranker.", param="options.pooling")
+        if "chat-completion" in self._tasks(model):
+            return
+        for name in ("preload", "chat_template"):
+            if getattr(self._config, name) is not None:
+                raise LoadFailed(f"{name} is for models that generate text; this one makes embeddings.", param=name)
 
     def _tasks(self, model: LlamaModel) -> list[str]:
         wanted = self._config.task
@@ -152,6 +162,11 @@ class LlamaEngine:
         if cells < self._context:
             raise LoadFailed(
                 f"options.cache_tokens is {cells}, and must hold at least one context of {self._context} tokens."
+            )
+        if cells + pinned > MOST_CELLS:
+            raise LoadFailed(
+                f"The context cache would have {cells + pinned} cells, and can have {MOST_CELLS}. Lower context_size, "
+                "max_sequences or options.cache_tokens."
             )
         return cells + pinned
 

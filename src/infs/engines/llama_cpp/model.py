@@ -11,8 +11,9 @@ from typing import Any
 import llama_cpp
 
 from infs.config import DeviceConfig
-from infs.engines.llama_cpp.native import NativeLog, choose_devices
+from infs.engines.llama_cpp.native import NativeLog, choose_devices, has_tensor
 from infs.engines.llama_cpp.options import LlamaOptions
+from infs.engines.llama_cpp.runs import LONGEST_RUN, cut_runs
 from infs.errors import LoadFailed
 
 MAGIC = b"GGUF"
@@ -108,6 +109,14 @@ class LlamaModel:
         return bool(llama_cpp.llama_model_has_decoder(self.pointer)) and causal and not self._encoder
 
     @property
+    def ranks(self) -> bool:
+        """Whether it has a head that gives a text a score."""
+        told = self.metadata.get(f"{self.architecture}.pooling_type")
+        return told == str(llama_cpp.LLAMA_POOLING_TYPE_RANK) or has_tensor(
+            self.path, "cls.weight", "cls.output.weight"
+        )
+
+    @property
     def _encoder(self) -> bool:
         return "bert" in self.architecture or bool(llama_cpp.llama_model_has_encoder(self.pointer))
 
@@ -134,6 +143,15 @@ class LlamaModel:
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """The token ids of `text`; `add_special` adds what the model wants at the start (and end)."""
+        pieces = cut_runs(text, self._special_texts) if self._splits_words and len(text) > LONGEST_RUN else [text]
+        if len(pieces) == 1:
+            return self._tokenize(text, add_special, parse_special)
+        tokens = [token for piece in pieces for token in self._tokenize(piece, False, parse_special)]
+        around = self._tokenize("", add_special, parse_special)
+        before = int(llama_cpp.llama_vocab_get_add_bos(self.vocab))
+        return [*around[:before], *tokens, *around[before:]]
+
+    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode("utf-8")
         room = len(data) + 8
         for _ in range(2):
@@ -146,11 +164,26 @@ class LlamaModel:
 
     def least_tokens(self, text: str) -> int:
         """A number of tokens that `text` certainly has: for refusing a hopeless text without reading it."""
-        return len(text.encode("utf-8")) // self._longest_piece
+        if llama_cpp.llama_vocab_type(self.vocab) in (llama_cpp.LLAMA_VOCAB_TYPE_WPM, llama_cpp.LLAMA_VOCAB_TYPE_UGM):
+            text = " ".join(text.split())  # runs of blanks are nothing to these
+        return len(text.encode("utf-8")) // self.longest_piece
 
     @functools.cached_property
-    def _longest_piece(self) -> int:
+    def longest_piece(self) -> int:
+        """Bytes of the longest token."""
         return max(1, *(len(self.piece(token, special=True)) for token in range(self.size)))
+
+    @property
+    def _splits_words(self) -> bool:
+        """Whether a regular expression cuts texts into words, of which the tokens are made."""
+        return bool(llama_cpp.llama_vocab_type(self.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_BPE)
+
+    @functools.cached_property
+    def _special_texts(self) -> list[str]:
+        """The texts of the tokens that are found in a text before it is split into words."""
+        kinds = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        special = (t for t in range(self.size) if llama_cpp.llama_vocab_get_attr(self.vocab, t) & kinds)
+        return [self.text([token]) for token in special]
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes that `token` stands for; those of a control token only if `special`."""

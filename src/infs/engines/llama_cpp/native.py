@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
@@ -54,7 +55,13 @@ class NativeLog:
             return
         if self._level >= logging.ERROR:
             self._errors.append(line)
-        self._log.log(self._level, "llama.cpp: %s", line)
+            self._log.info("llama.cpp: %s", line)  # what it means for us comes as a failure, which is logged
+        else:
+            self._log.log(self._level, "llama.cpp: %s", line)
+
+
+MOST_THREADS = 512  # of ggml
+MOST_LAYERS = 10_000  # more than any model has
 
 
 def cpu_threads(device: DeviceConfig) -> int:
@@ -64,9 +71,40 @@ def cpu_threads(device: DeviceConfig) -> int:
     each other here.
     """
     if device.cpu_threads is not None:
+        if device.cpu_threads > MOST_THREADS:
+            raise LoadFailed(f"device.cpu_threads is {device.cpu_threads}; llama.cpp takes {MOST_THREADS} at most.")
         return device.cpu_threads
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return usable if usable <= 8 else max(8, usable // 2)
+
+
+def _ggml_base() -> Any:
+    """The library below ggml; on Windows its functions cannot be had through the ones above."""
+    from llama_cpp._ctypes_extensions import load_shared_library
+    from llama_cpp._ggml import libggml_base_path
+
+    return load_shared_library("ggml-base", libggml_base_path)
+
+
+class _HeaderOnly(ctypes.Structure):
+    _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
+
+
+def has_tensor(path: Path, *names: str) -> bool:
+    """Whether the GGUF file `path` has a tensor of one of these names."""
+    lib = _ggml_base()
+    lib.gguf_init_from_file.argtypes = [ctypes.c_char_p, _HeaderOnly]
+    lib.gguf_init_from_file.restype = ctypes.c_void_p
+    lib.gguf_find_tensor.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    lib.gguf_find_tensor.restype = ctypes.c_int64
+    lib.gguf_free.argtypes = [ctypes.c_void_p]
+    header = lib.gguf_init_from_file(str(path).encode("utf-8"), _HeaderOnly(True, None))
+    if not header:
+        return False
+    try:
+        return any(lib.gguf_find_tensor(header, name.encode("utf-8")) >= 0 for name in names)
+    finally:
+        lib.gguf_free(header)
 
 
 class Devices:
@@ -75,21 +113,21 @@ class Devices:
     def __init__(self) -> None:
         from llama_cpp._ggml import libggml
 
-        self._lib = libggml
-        for name in ("ggml_backend_dev_get", "ggml_backend_dev_backend_reg"):
-            getattr(libggml, name).restype = ctypes.c_void_p
+        self._lib, self._base = libggml, _ggml_base()
         libggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+        libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
         libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
-        libggml.ggml_backend_dev_backend_reg.argtypes = [ctypes.c_void_p]
-        libggml.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
-        libggml.ggml_backend_reg_name.restype = ctypes.c_char_p
+        self._base.ggml_backend_dev_backend_reg.argtypes = [ctypes.c_void_p]
+        self._base.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
+        self._base.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
+        self._base.ggml_backend_reg_name.restype = ctypes.c_char_p
 
     def by_backend(self) -> dict[str, list[int]]:
         """The addresses of the devices of each backend, by its lower-case name; the CPU is one of them."""
         found: dict[str, list[int]] = {}
         for index in range(self._lib.ggml_backend_dev_count()):
             device = self._lib.ggml_backend_dev_get(index)
-            name = self._lib.ggml_backend_reg_name(self._lib.ggml_backend_dev_backend_reg(device))
+            name = self._base.ggml_backend_reg_name(self._base.ggml_backend_dev_backend_reg(device))
             found.setdefault(name.decode().lower(), []).append(device)
         return found
 
@@ -100,7 +138,7 @@ def choose_devices(device: DeviceConfig) -> tuple[int, Any]:
     Raises:
         LoadFailed: a GPU is insisted on and there is none of that kind.
     """
-    layers = -1 if device.gpu_layers is None else device.gpu_layers
+    layers = -1 if device.gpu_layers is None else min(device.gpu_layers, MOST_LAYERS)
     if device.gpu is False:
         return 0, _device_list([])
     if isinstance(device.gpu, str) and device.gpu != "auto":

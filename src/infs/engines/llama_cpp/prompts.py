@@ -52,7 +52,7 @@ class Prompts:
         if request.echo and request.suffix is not None and options.get("logprobs") is not None:
             raise Unsupported("echo with logprobs cannot be combined with suffix.", param="echo")
         prompt = Prompt(
-            self._text_tokens(request, shift=_shifts(options)),
+            self._text_tokens(request, keep=_keep(options)),
             options,
             stops=list(options.get("stop", [])),
             grammar=compile_constraint(options.get("constraint")),
@@ -66,7 +66,7 @@ class Prompts:
         text = self.template.render(request)
         thinking = opens_reasoning(text)
         grammar = output_grammar(request, self.dialect, thinking=thinking)
-        tokens = self._tokenize(text, shift=_shifts(options))
+        tokens = self._tokenize(text, keep=_keep(options))
         stops = [*options.get("stop", []), *self.template.stop]
         tools, parallel = offered_tools(request), request.parallel_tool_calls
         return Task(
@@ -78,14 +78,14 @@ class Prompts:
     def preload(self, preload: Preload) -> list[int]:
         """The tokens that a configured beginning stands for."""
         if preload.prefix is not None:
-            return self._tokenize(preload.prefix, shift=False)
+            return self._tokenize(preload.prefix)
         request = ChatCompletionRequest(model="preload", messages=preload.messages or [])
-        with_turn = self._tokenize(self.template.render(request), shift=False)
+        with_turn = self._tokenize(self.template.render(request))
         # What the template adds to open the answer is not part of the beginning: another message may follow.
         other = self.template.render(
             ChatCompletionRequest(model="preload", messages=[*(preload.messages or []), OTHER])
         )
-        longer = self._tokenize(other, shift=False)
+        longer = self._tokenize(other)
         return with_turn[: common_prefix(with_turn, longer)]
 
     def _echo(self, request: TextCompletionRequest, prompt: Prompt) -> str:
@@ -96,11 +96,11 @@ class Prompts:
 
     # --- inner workings
 
-    def _text_tokens(self, request: TextCompletionRequest, *, shift: bool) -> list[int]:
+    def _text_tokens(self, request: TextCompletionRequest, *, keep: int | None) -> list[int]:
         if request.suffix is not None:
             return self._middle(request)
         if isinstance(request.prompt, str):
-            return self._tokenize(request.prompt, shift=shift)
+            return self._tokenize(request.prompt, keep=keep)
         return list(request.prompt)
 
     def _middle(self, request: TextCompletionRequest) -> list[int]:
@@ -118,20 +118,36 @@ class Prompts:
         return tokens
 
     def _plain(self, text: str) -> list[int]:
-        self._check_length(text, shift=False)
+        self._check_length(text)
         return self._model.tokenize(text, add_special=False, parse_special=False)
 
-    def _tokenize(self, text: str, *, shift: bool) -> list[int]:
-        """The tokens of a prompt; the first token that the model wants is not put there twice."""
-        self._check_length(text, shift=shift)
-        has_bos = bool(self._model.bos) and text.startswith(self._model.bos)
-        return self._model.tokenize(text, add_special=not has_bos, parse_special=True)
+    def _tokenize(self, text: str, *, keep: int | None = None) -> list[int]:
+        """The tokens of a prompt; the first token that the model wants is not put there twice.
 
-    def _check_length(self, text: str, *, shift: bool) -> None:
+        Args:
+            keep: the prompt may be shifted, behind this many tokens: what is sure to be left out is not read.
+        """
+        if keep is None:
+            self._check_length(text)
+        head, tail = self._ends(text, keep or 0)
+        has_bos = bool(self._model.bos) and text.startswith(self._model.bos)
+        tokens = self._model.tokenize(head, add_special=not has_bos, parse_special=True)
+        if not tail:
+            return tokens
+        return tokens[:keep] + self._model.tokenize(tail, add_special=False, parse_special=True)
+
+    def _ends(self, text: str, keep: int) -> tuple[str, str]:
+        """The beginning of a long text, with `keep` tokens, and the end, with a whole context; or all of it."""
+        first = min(keep, self._context) * self._model.longest_piece
+        last = self._context * self._model.longest_piece
+        return (text, "") if len(text) <= first + last else (text[:first], text[-last:])
+
+    def _check_length(self, text: str) -> None:
         at_least = self._model.least_tokens(text)
-        if not shift and at_least >= self._context:
+        if at_least >= self._context:
             raise context_exceeded(at_least, self._context, at_least=True)
 
 
-def _shifts(options: dict[str, Any]) -> bool:
-    return bool(options.get("context_overflow", "refuse") == "shift")
+def _keep(options: dict[str, Any]) -> int | None:
+    """How many leading tokens stay when a prompt is too long; ``None`` when it is refused."""
+    return int(options.get("context_keep", 0)) if options.get("context_overflow", "refuse") == "shift" else None

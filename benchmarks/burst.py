@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from benchmarks import bare, rig
-from benchmarks.figures import Figure
+from benchmarks.figures import Comparison, Figure
 from infs.engines.llama_cpp.options import LlamaOptions
 
 STREAMS = 8
@@ -31,18 +31,14 @@ def burst(loaded: rig.Loaded, *, steps: int, rounds: int, batches: Sequence[int]
     ours, peers = _measure(loaded, steps, rounds, batches)
     default = LlamaOptions().batch_tokens
     for batch in batches:
-        first = [mine.first / peer.first for mine, peer in zip(ours[batch], peers, strict=True)]
-        total = [mine.total / peer.total for mine, peer in zip(ours[batch], peers, strict=True)]
-        best, peer_best = min(b.first for b in ours[batch]), min(b.first for b in peers)
+        first = Comparison(ours=[b.first for b in ours[batch]], peer=[p.first for p in peers])
+        total = Comparison(ours=[b.total for b in ours[batch]], peer=[p.total for p in peers])
         pause, step = min(b.pause for b in ours[batch]), min((p.total - p.first) / steps for p in peers)
-        yield Figure(
-            name=f"burst of {STREAMS}, batch_tokens {batch}: first token / one batch first",
-            value=statistics.median(first),
-            target=0.65 if batch == default else None,
-            goal="at most",
-            spread=(min(first), max(first)),
-            detail=f"best {best * 1e3:.0f} / {peer_best * 1e3:.0f} ms = {best / peer_best:.3f}; total time "
-            f"{statistics.median(total):.3f}; longest pause {pause * 1e3:.0f} ms, {pause / step:.1f} decode steps",
+        yield first.time_figure(
+            f"burst of {STREAMS}, batch_tokens {batch}: first token / one batch first",
+            f"{min(first.ours) * 1e3:.0f} / {min(first.peer) * 1e3:.0f} ms; total time {1 / total.speed:.3f} "
+            f"(median {1 / total.median:.3f}); longest pause {pause * 1e3:.0f} ms, {pause / step:.1f} decode steps",
+            0.65 if batch == default else None,
         )
 
 

@@ -18,13 +18,10 @@ def decoding(loaded: rig.Loaded, *, sequences: int, steps: int, rounds: int, tar
     for name, times in zip(PEERS, _times(loaded, sequences, steps, rounds), strict=True):
         ours, peer = min(times.ours), min(times.peer)
         tokens = sequences * steps
-        yield Figure(
-            name=f"decode {sequences} / {name}",
-            value=times.speed,
-            target=target if name == PEERS[0] else None,
-            spread=times.spread,
-            detail=f"best {tokens / ours:.0f} / {tokens / peer:.0f} tokens/s = {times.best:.3f}; "
-            f"{(ours - peer) / steps * 1e6:+.0f} us a step",
+        yield times.figure(
+            f"decode {sequences} / {name}",
+            f"{tokens / ours:.0f} / {tokens / peer:.0f} tokens/s; {(ours - peer) / steps * 1e6:+.0f} us a step",
+            target if name == PEERS[0] else None,
         )
 
 

@@ -17,9 +17,9 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: what was compared with what.
-        value: the ratio, or a plain number where `unit` says so.
+        value: the ratio of the quietest rounds, or a plain number where `unit` says so.
         target: the least (or the most, by `goal`) that `value` should be; ``None`` for something just told.
-        spread: the lowest and the highest value of single rounds.
+        median: the median of the rounds' own ratios, or numbers.
         detail: the numbers behind it.
     """
 
@@ -28,7 +28,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     target: float | None = None
     goal: Literal["at least", "at most"] = "at least"
     unit: str = "x"
-    spread: tuple[float, float] | None = None
+    median: float | None = None
     detail: str = ""
 
     @property
@@ -47,7 +47,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def speed(self) -> float:
-        """How fast we are in terms of the peer: the median over the rounds, each of which compares neighbours."""
+        """How fast we are in terms of the peer, from the quietest round of each: others can only add time."""
+        return min(self.peer) / min(self.ours)
+
+    @property
+    def median(self) -> float:
+        """The same as the median over the rounds, each of which compares neighbours in time."""
         return statistics.median(self.speeds)
 
     @property
@@ -55,15 +60,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         """The same for each round."""
         return [peer / ours for ours, peer in zip(self.ours, self.peer, strict=True)]
 
-    @property
-    def best(self) -> float:
-        """The same from the quietest round of each side."""
-        return min(self.peer) / min(self.ours)
+    def figure(self, name: str, detail: str, target: float | None = None) -> Figure:
+        """Our speed in terms of the peer."""
+        return Figure(name=name, value=self.speed, target=target, median=self.median, detail=detail)
 
-    @property
-    def spread(self) -> tuple[float, float]:
-        """The lowest and the highest speed of a round."""
-        return min(self.speeds), max(self.speeds)
+    def time_figure(self, name: str, detail: str, target: float | None = None) -> Figure:
+        """Our time in terms of the peer's."""
+        value, median = 1 / self.speed, 1 / self.median
+        return Figure(name=name, value=value, target=target, goal="at most", median=median, detail=detail)
 
 
 def interleaved(sides: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
@@ -80,26 +84,16 @@ def interleaved(sides: Sequence[Callable[[], float]], rounds: int) -> list[list[
     return times
 
 
-def compare(ours: Callable[[], float], peer: Callable[[], float], rounds: int) -> Comparison:
-    """The two sides, measured in turn; one round before that is not counted."""
-    ours(), peer()
-    first, second = interleaved([ours, peer], rounds)
-    return Comparison(ours=first, peer=second)
-
-
 def show(figures: Sequence[Figure], title: str) -> None:
     """Print `figures` as a table."""
     table = Table(title=title, title_justify="left")
-    for heading in ("figure", "value", "target", "rounds", "detail"):
-        table.add_column(heading, justify="right" if heading in ("value", "target") else "left")
+    for heading in ("figure", "best", "median", "target", "detail"):
+        table.add_column(heading, justify="left" if heading in ("figure", "detail") else "right")
     for figure in figures:
-        table.add_row(figure.name, _value(figure), _target(figure), _spread(figure), figure.detail)
+        unit = "" if figure.unit == "x" else f" {figure.unit}"
+        median = "" if figure.median is None else _number(figure.median) + unit
+        table.add_row(figure.name, _number(figure.value) + unit, median, _target(figure), figure.detail)
     Console().print(table)
-
-
-def _value(figure: Figure) -> str:
-    number = _number(figure.value)
-    return f"{number}{'' if figure.unit == 'x' else ' ' + figure.unit}"
 
 
 def _number(value: float) -> str:
@@ -111,10 +105,6 @@ def _target(figure: Figure) -> str:
         return ""
     sign = ">=" if figure.goal == "at least" else "<="
     return f"{sign} {figure.target:g} {'met' if figure.met else 'MISSED'}"
-
-
-def _spread(figure: Figure) -> str:
-    return "" if figure.spread is None else " to ".join(_number(value) for value in figure.spread)
 
 
 def write_json(figures: Sequence[Figure], path: Path) -> None:

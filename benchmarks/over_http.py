@@ -35,12 +35,10 @@ def over_http(loaded: rig.Loaded, *, steps: int, rounds: int, threads: int | Non
     for name, times in zip(list(sides)[1:], peers, strict=True):
         both = Comparison(ours=ours, peer=times)
         tokens = STREAMS * steps
-        yield Figure(
-            name=f"{STREAMS} streams over HTTP / {name}",
-            value=both.speed,
-            target=2.5 if name == "llama_cpp.server" else None,
-            spread=both.spread,
-            detail=f"best {tokens / min(ours):.0f} / {tokens / min(times):.0f} tokens/s = {both.best:.2f}",
+        yield both.figure(
+            f"{STREAMS} streams over HTTP / {name}",
+            f"{tokens / min(ours):.0f} / {tokens / min(times):.0f} tokens/s",
+            2.5 if name == "llama_cpp.server" else None,
         )
 
 

@@ -33,8 +33,8 @@ class Effort:
     batches: tuple[int, ...]
 
 
-QUICK = Effort(rounds=3, steps=32, stream_steps=32, counts=(1, 8), batches=(256,))
-FULL = Effort(rounds=9, steps=128, stream_steps=64, counts=(1, 8, 32, 64), batches=(64, 128, 256, 512))
+QUICK = Effort(rounds=4, steps=32, stream_steps=32, counts=(1, 8), batches=(256,))
+FULL = Effort(rounds=12, steps=48, stream_steps=48, counts=(1, 8, 32, 64), batches=(64, 128, 256, 512))
 
 
 def find_model(name: str) -> Path:

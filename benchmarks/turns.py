@@ -32,11 +32,9 @@ def second_turn(loaded: rig.Loaded, *, rounds: int) -> Iterator[Figure]:
         goal="at most",
         detail=f"{max(computed)} computed of {FIRST + ANSWER + SECOND}; {SECOND} new, 1 sampled and not yet computed",
     )
-    yield Figure(
-        name="second turn: first token / computing all anew",
-        value=1 / both.speed,
-        spread=(1 / both.spread[1], 1 / both.spread[0]),
-        detail=f"best {min(both.ours) * 1e3:.0f} / {min(both.peer) * 1e3:.0f} ms; "
+    yield both.time_figure(
+        "second turn: first token / computing all anew",
+        f"{min(both.ours) * 1e3:.0f} / {min(both.peer) * 1e3:.0f} ms; "
         f"of the tokens, {(SECOND + 1) / (FIRST + ANSWER + SECOND):.3f} are new",
     )
 

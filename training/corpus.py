@@ -64,7 +64,7 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": exchange.assistant})
 
     def size(self) -> int:
-        """Characters in the messages and tools, markup not counted."""
+        """How long the conversation is, roughly: characters in its messages and tools."""
         return sum(len(str(part)) for part in [*self.messages, *self.tools])
 
 
@@ -150,7 +150,7 @@ def drill(rng: Random) -> Conversation:
 
 
 def with_tools(rng: Random) -> Conversation:
-    """One to four tools; one or two requests, most of which need one of them."""
+    """One to five tools; one or two requests, most of which need one of them."""
     kinds = rng.sample(TOOL_KINDS, pick(rng, [1, 2, 2, 3, 3, 4]))
     cases = [make(rng) for make in kinds]
     # Nothing can be guessed about an invented tool, so it teaches most: more of them than of other kinds.

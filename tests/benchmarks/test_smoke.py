@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from benchmarks.figures import Comparison, Figure, compare, interleaved, show, write_json
+from benchmarks.figures import Comparison, Figure, interleaved, show, write_json
 from benchmarks.random_llama import TINY, random_llama, write
 from benchmarks.serving import Effort, measure
 
@@ -105,10 +105,11 @@ def test_sides_take_turns() -> None:
 
 def test_a_comparison_is_of_neighbours() -> None:
     both = Comparison(ours=[1.0, 10.0, 2.0], peer=[2.0, 10.0, 2.0])
-    assert both.speed == 1.0
-    assert both.spread == (1.0, 2.0)
-    assert both.best == 2.0
-    assert compare(lambda: 2.0, lambda: 4.0, 3).speed == 2.0
+    assert both.speeds == [2.0, 1.0, 1.0]
+    assert both.median == 1.0
+    assert both.speed == 2.0
+    assert both.figure("speed", "", target=1.5).met
+    assert both.time_figure("time", "", target=0.4).met is False
 
 
 @pytest.mark.parametrize(

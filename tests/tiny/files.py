@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -43,10 +42,15 @@ class TinyFile:
         return self._path
 
 
-def add_byte_vocabulary(file: TinyFile, *, pre: str = "gpt-2", special: Sequence[str] = SPECIAL) -> int:
-    """A vocabulary of the 256 bytes and control tokens, the first of which ends a text. Returns its size."""
-    tokens = [*_byte_names(), *special]
-    kinds = [gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * len(special)
+def add_byte_vocabulary(file: TinyFile, *, pre: str = "gpt-2", add_bos: bool = False, add_eos: bool = False) -> int:
+    """A vocabulary of the 256 bytes and control tokens, the first of which ends a text. Returns its size.
+
+    Args:
+        pre: the name of the way to split a text into words.
+        add_bos, add_eos: texts start with ``<|user|>``, and end with ``<|end|>``.
+    """
+    tokens = [*_byte_names(), *SPECIAL]
+    kinds = [gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * len(SPECIAL)
     writer = file.writer
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
@@ -54,7 +58,9 @@ def add_byte_vocabulary(file: TinyFile, *, pre: str = "gpt-2", special: Sequence
     writer.add_token_types(kinds)
     writer.add_token_merges(["0 0"])  # of no use, but without any the file is refused
     writer.add_eos_token_id(256)
-    writer.add_add_bos_token(False)
+    writer.add_bos_token_id(257)
+    writer.add_add_bos_token(add_bos)
+    writer.add_add_eos_token(add_eos)
     writer.add_vocab_size(len(tokens))
     return len(tokens)
 

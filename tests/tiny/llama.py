@@ -10,12 +10,19 @@ WIDTH, LAYERS, HEADS, HIDDEN = 32, 2, 4, 64
 
 
 def write_llama(
-    path: Path, *, template: str | None = None, context: int = 256, pre: str = "gpt-2", seed: int = 0
+    path: Path,
+    *,
+    template: str | None = None,
+    context: int = 256,
+    pre: str = "gpt-2",
+    add_bos: bool = False,
+    add_eos: bool = False,
+    seed: int = 0,
 ) -> Path:
-    """A Llama with a vocabulary of bytes; without `template` its file has none."""
+    """A Llama with a vocabulary of bytes; without `template` its file has none. See `add_byte_vocabulary`."""
     file = TinyFile(path, "llama", seed=seed)
     writer = file.writer
-    size = add_byte_vocabulary(file, pre=pre)
+    size = add_byte_vocabulary(file, pre=pre, add_bos=add_bos, add_eos=add_eos)
     writer.add_name("tiny llama")
     writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)

@@ -1,1 +1,6 @@
-"""GGUF models through llama.cpp: continuous batching over the low-level bindings of llama-cpp-python."""
+"""The llama-cpp engine: GGUF models, many requests in one batch."""
+
+import os
+
+# Read when ggml is loaded: where it gives up, its reason shall be its last word, and no debugger be started.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")

@@ -151,11 +151,7 @@ class Embedder:
             tokens = self._model.tokenize(item, add_special=True, parse_special=False)
         else:
             tokens = item
-            if any(token >= self._model.size for token in tokens):
-                raise InvalidRequest(
-                    f"{param} has a token that the model does not have; it has 0 to {self._model.size - 1}.",
-                    param=param,
-                )
+            self._model.check_tokens(tokens, param)
         if not tokens:
             raise InvalidRequest(f"{param} is empty.", param=param)
         if len(tokens) > self.limit:

@@ -148,11 +148,6 @@ class Generator:
         tokens = prompt.tokens
         if not tokens:
             raise InvalidRequest("The prompt is empty.", param="prompt")
-        wrong = next((token for token in tokens if token >= self._model.size), None)
-        if wrong is not None:
-            raise InvalidRequest(
-                f"The prompt has token {wrong}; the model has tokens 0 to {self._model.size - 1}.", param="prompt"
-            )
         if len(tokens) < self.context:
             return tokens
         if prompt.options.get("context_overflow", "refuse") == "shift":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from infs.config import DeviceConfig
 from infs.engines.llama_cpp.native import NativeLog, choose_devices, has_tensor
 from infs.engines.llama_cpp.options import LlamaOptions
 from infs.engines.llama_cpp.runs import LONGEST_RUN, cut_runs
-from infs.errors import LoadFailed
+from infs.errors import InvalidRequest, LoadFailed
 
 MAGIC = b"GGUF"
 
@@ -161,6 +161,12 @@ class LlamaModel:
                 return list(tokens[:count])
             room = -count
         raise ValueError("the text could not be tokenized")
+
+    def check_tokens(self, tokens: Sequence[int], param: str) -> None:
+        """Raise `InvalidRequest` for a token that the model does not have: llama.cpp would end the process."""
+        wrong = next((token for token in tokens if not 0 <= token < self.size), None)
+        if wrong is not None:
+            raise InvalidRequest(f"{param} has token {wrong}; the model has tokens 0 to {self.size - 1}.", param=param)
 
     def least_tokens(self, text: str) -> int:
         """A number of tokens that `text` certainly has: for refusing a hopeless text without reading it."""

@@ -101,6 +101,7 @@ class Prompts:
             return self._middle(request)
         if isinstance(request.prompt, str):
             return self._tokenize(request.prompt, keep=keep)
+        self._model.check_tokens(request.prompt, "prompt")
         return list(request.prompt)
 
     def _middle(self, request: TextCompletionRequest) -> list[int]:

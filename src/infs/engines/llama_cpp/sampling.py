@@ -197,12 +197,8 @@ def bias_by_token(model: LlamaModel, biases: Sequence[LogitBias]) -> dict[int, f
             tokens = model.tokenize(bias.token, add_special=False, parse_special=True)
             if not tokens:
                 raise InvalidRequest("logit_bias names an empty text, which has no tokens.", param="logit_bias")
-        for token in tokens:
-            if token >= model.size:
-                raise InvalidRequest(
-                    f"logit_bias names token {token}; the model has tokens 0 to {model.size - 1}.", param="logit_bias"
-                )
-            result[token] = -np.inf if bias.bias <= -100 else bias.bias
+        model.check_tokens(tokens, "logit_bias")
+        result |= dict.fromkeys(tokens, -np.inf if bias.bias <= -100 else bias.bias)
     return result
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ STOPS = st.lists(st.text(alphabet="ab\u00e9\U0001f642", min_size=1, max_size=5),
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     """`data` in pieces, cut at `places` modulo its length."""
     bounds = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
-    return [data[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def shown(stream: TextStream, pieces: list[bytes]) -> list[str]:

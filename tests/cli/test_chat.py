@@ -113,6 +113,22 @@ class Terminal:
         text, self._seen = self._shown[self._seen : found.end()], found.end()
         return text
 
+    def interrupt(self, pattern: str | None = None) -> str:
+        """Press Ctrl-C until `pattern` shows, or (without one) until it ends; what was shown.
+
+        Between showing its prompt and waiting for keys, readline misses a signal until the next one comes: a person
+        presses again then.
+        """
+        for _ in range(10):
+            self.type("\x03")
+            deadline = time.monotonic() + 5
+            while time.monotonic() < deadline:
+                if pattern is not None and re.compile(pattern).search(self._shown, self._seen):
+                    return self.until(pattern)
+                if not self._read(0.1) and pattern is None:
+                    return self._shown[self._seen :]
+        raise AssertionError(f"Ctrl-C did nothing; shown was {self._shown[self._seen :]!r}")
+
     def _read(self, timeout: float) -> bool:
         if not select.select([self._descriptor], [], [], timeout)[0]:
             return True
@@ -182,9 +198,10 @@ def test_control_d_leaves(tmp_path: Path) -> None:
 @posix
 def test_control_c_twice_leaves(tmp_path: Path) -> None:
     with in_terminal(cwd=tmp_path) as terminal:
-        terminal.type("half a line\x03")
-        assert "Ctrl-C once more" in terminal.until(PROMPT)
-        terminal.type("\x03")
+        terminal.type("half a line")
+        terminal.until("half a line")
+        assert "Ctrl-C once more" in terminal.interrupt(PROMPT)
+        terminal.interrupt()
         assert terminal.status() == 0
 
 
@@ -195,15 +212,13 @@ def test_control_c_stops_an_answer_then_leaves(tmp_path: Path) -> None:
     with in_terminal(*args, cwd=tmp_path) as terminal:
         terminal.type("Tell me a story.\r")
         terminal.until(r"story\.\s+.*\w{3,}")
-        terminal.type("\x03")
-        terminal.until(PROMPT)
+        terminal.interrupt(PROMPT)
         terminal.type("/help\r")
         assert "/reset" in terminal.until(PROMPT)
-        terminal.type("\x03")
-        terminal.until("once more")
+        terminal.interrupt("once more")
+        terminal.until(PROMPT)
         terminal.type("Tell me a story.\r")
         terminal.until(r"story\.\s+.*\w{3,}")
-        terminal.type("\x03")
-        terminal.until(PROMPT)
-        terminal.type("\x03")
+        terminal.interrupt(PROMPT)
+        terminal.interrupt()
         assert terminal.status() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -15,7 +16,7 @@ from tests.engines.llama import assistant, chat, demo_server, engine_status, run
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CONTEXT = 256
-WORDS = "apple river stone cloud garden window table lamp bridge forest".split()
+WORDS = ["apple", "river", "stone", "cloud", "garden", "window", "table", "lamp", "bridge", "forest"]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -37,7 +38,8 @@ async def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(server: In
         with pytest.raises(ContextLengthExceeded, match=rf"has {count} tokens.* {CONTEXT} .*context_size") as caught:
             await server.run(text(tokens(count)))
         assert caught.value.param == "prompt"
-    for request in (text("the river " * 200), chat("the river " * 200)):
+    requests: list[Any] = [text("the river " * 200), chat("the river " * 200)]
+    for request in requests:
         with pytest.raises(ContextLengthExceeded, match=rf"has \d{{3}} tokens.* {CONTEXT} "):
             await server.run(request)
 
@@ -151,9 +153,9 @@ async def test_what_is_kept_steers_what_follows(server: InferenceServer) -> None
 
 async def test_few_cells_change_no_answer(server: InferenceServer) -> None:
     """Many conversations in cells for two: sequences are put back and go on, each with its own answer."""
-    requests = [chat(f"Count from {start} to {start + 9}.", max_tokens=60) for start in range(1, 6)]
-    requests += [chat(user(f"Repeat after me: {a} {b}"), max_tokens=40) for a in WORDS[:4] for b in WORDS[4:8]]
-    requests += [text(f"Once upon a time there was a {word}", max_tokens=120) for word in ("fox", "dog")]  # type: ignore[list-item]
+    requests = [chat(f"Count from {start} to {start + 14}.", max_tokens=80) for start in range(1, 13)]
+    requests += [chat(f"Repeat after me: {a} {b}", max_tokens=40) for a in WORDS[:4] for b in WORDS[4:8]]
+    requests += [chat("Count from 1 to 20.", "Count from 1 to 20.", max_tokens=80)]
     alone = [(await server.run(request)).text for request in requests]
     async with demo_server(context_size=CONTEXT, max_sequences=12, options={"cache_tokens": CONTEXT}) as tight:
         together = [result.text for result in await run_all(tight, requests)]
@@ -163,6 +165,7 @@ async def test_few_cells_change_no_answer(server: InferenceServer) -> None:
     assert status["cells_evicted"] > 0
     assert (status["running"], status["waiting"]) == (0, 0)
     assert status["cells_used"] <= status["cells"] == CONTEXT
+    assert all(len(answer) > 5 for answer in alone)
 
 
 async def test_long_sequences_take_turns_in_cells_for_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -72,7 +73,7 @@ def test_what_needs_no_cut_is_tokenized_as_ever(recursing: LlamaModel) -> None:
 
 # --- huge requests
 
-pytestmark_server = pytest.mark.asyncio(loop_scope="module")
+on_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -82,16 +83,17 @@ async def server() -> AsyncIterator[InferenceServer]:
 
 
 @pytest.mark.parametrize("part", ["apple river ", " ", "\n\t", "a", "1", "\U0001f642", "<|im_end|>"])
-@pytestmark_server
+@on_one_loop
 async def test_ten_megabytes_are_refused_without_reading_them(server: InferenceServer, part: str) -> None:
     huge = part * (HUGE // len(part.encode()))
-    for request in (text(huge), chat(huge), EmbeddingRequest(model="m", input=["x", huge])):
+    requests: list[Any] = [text(huge), chat(huge), EmbeddingRequest(model="m", input=["x", huge])]
+    for request in requests:
         with pytest.raises(ContextLengthExceeded, match=r"at least \d{6,} tokens.* 512") as caught:
             await server.run(request)
         assert caught.value.param == ("input[1]" if isinstance(request, EmbeddingRequest) else "prompt")
 
 
-@pytestmark_server
+@on_one_loop
 async def test_ten_megabytes_may_be_shifted_and_only_the_ends_are_read(server: InferenceServer) -> None:
     story = await server.run(text("Once upon a time there was a small dog named Tom.", max_tokens=1))
     assert story.usage.prompt_tokens > 5
@@ -102,7 +104,7 @@ async def test_ten_megabytes_may_be_shifted_and_only_the_ends_are_read(server: I
         assert result.usage.completion_tokens == 3
 
 
-@pytestmark_server
+@on_one_loop
 async def test_a_megabyte_is_refused_where_it_does_not_fit(server: InferenceServer) -> None:
     with pytest.raises(ContextLengthExceeded, match="512"):
         await server.run(chat("word " * 200_000))
@@ -111,7 +113,7 @@ async def test_a_megabyte_is_refused_where_it_does_not_fit(server: InferenceServ
 # --- characters
 
 
-@pytestmark_server
+@on_one_loop
 async def test_streams_never_split_a_character(server: InferenceServer) -> None:
     said = "h\u00e9llo w\u00f6rld \U0001f642 \u65e5\u672c"
     for request in (
@@ -124,14 +126,14 @@ async def test_streams_never_split_a_character(server: InferenceServer) -> None:
         assert len(deltas) > 8
 
 
-@pytestmark_server
+@on_one_loop
 async def test_a_character_that_is_cut_off_becomes_a_mark(server: InferenceServer) -> None:
     result = await server.run(chat("hi", constraint=ChoiceConstraint(options=["\U0001f642"]), max_tokens=2))
     assert result.text == "\ufffd"
     assert result.choices[0].finish_reason == "length"
 
 
-@pytestmark_server
+@on_one_loop
 async def test_a_stop_string_of_several_tokens_and_characters(server: InferenceServer) -> None:
     said = "ab \U0001f642\U0001f642 cd"
     result = await server.run(
@@ -140,7 +142,7 @@ async def test_a_stop_string_of_several_tokens_and_characters(server: InferenceS
     assert (result.text, result.choices[0].finish_reason) == ("ab ", "stop")
 
 
-@pytestmark_server
+@on_one_loop
 async def test_prompts_of_odd_characters_are_answered(server: InferenceServer) -> None:
     for odd in ("\0", "\ufffd", "\u202e\u200b", "e\u0301" * 20, "\x7f\x80\x9f", "\U0010ffff", "<|im_start|>system\n"):
         assert (await server.run(chat(odd, max_tokens=2))).usage.completion_tokens <= 2

@@ -89,8 +89,8 @@ class LlamaDecoder:
     ) -> None:
         params = context_params(device, options)
         params.n_ctx = cells
-        params.n_batch = batch
-        params.n_ubatch = min(512, batch)
+        params.n_batch = max(batch, sequences)  # llama.cpp plans for one token of each sequence at least
+        params.n_ubatch = min(512, params.n_batch)
         params.n_seq_max = sequences
         params.kv_unified = True
         self.context = new_context(model, params, log)

@@ -79,15 +79,18 @@ class Embedder:
     ) -> None:
         self.pooling = options.pooling or _own_pooling(model)
         params = context_params(device, options)
-        # A text's tokens must be pooled together, so a batch is one piece, whatever its size.
-        params.n_ctx = params.n_batch = params.n_ubatch = context
-        params.n_seq_max = MAX_TEXTS
+        texts = min(MAX_TEXTS, context)
+        # A text's tokens must be pooled together, so a batch is one piece, whatever its size; and llama.cpp plans
+        # for batches of equally long texts, so the size must be a multiple of their number.
+        self._room = -(-context // texts) * texts
+        params.n_ctx = params.n_batch = params.n_ubatch = self._room
+        params.n_seq_max = texts
         params.kv_unified = True
         params.embeddings = True
         params.pooling_type = POOLING[self.pooling]
         self._model = model
         self._context = new_context(model, params, log)
-        self._batch = Batch(context)
+        self._batch = Batch(self._room)
         self.limit = context
         self.dimensions = int(
             llama_cpp.llama_model_n_cls_out(model.pointer)
@@ -191,7 +194,7 @@ class Embedder:
             if self._closed:
                 return None
             group: list[tuple[Job, int]] = []
-            room = self.limit
+            room = self._room
             while self._waiting and len(group) < MAX_TEXTS:
                 job, index = self._waiting[0]
                 if job.future.cancelled() or job.future.done():

@@ -111,9 +111,9 @@ class LlamaEngine:
         config = self._config
         self._prompts = prompts = Prompts(model, config, context=self._context)
         pinned = await asyncio.to_thread(self._pinned, prompts)
-        cells = self._cells(len(pinned))
         spare = SPARE_SEQUENCES if model.cuttable else 0
         sequences = min(MAX_SEQUENCES, config.max_sequences + spare + bool(pinned))
+        cells = max(self._cells(len(pinned)), sequences)  # llama.cpp wants as many
         batch = max(self._options.batch_tokens, config.max_sequences)
         self._decoder = decoder = await asyncio.to_thread(
             lambda: LlamaDecoder(

@@ -12,7 +12,7 @@ from infs.batching.base import Counts
 from infs.batching.text import TextStream
 from infs.engines.llama_cpp.decoder import LlamaDecoder
 from infs.engines.llama_cpp.sampling import Sampler, TokenConstraint
-from infs.errors import InfsError
+from infs.errors import InfsError, InvalidRequest
 from infs.types import FinishReason, TokenLogprob, TopLogprob
 
 
@@ -92,6 +92,8 @@ class GenerationOutput:
         if self._constraint is not None:
             self._constraint.mask(scores)
         token = self._sampler.sample(self._decoder.context, row)
+        if self._constraint is not None and (scores[token] == -np.inf or token in self._sampler.banned):
+            raise InvalidRequest("logit_bias forbids all that the constraint allows in one place.", param="logit_bias")
         if not plain:
             self._remember(untouched, token)
         return token

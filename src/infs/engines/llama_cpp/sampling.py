@@ -73,6 +73,7 @@ class Sampler:
         self, model: LlamaModel, sampling: Sampling, *, context: int, choice: int = 0, ban: Sequence[int] = ()
     ) -> None:
         self.chain: Any = None
+        self.banned: frozenset[int] = frozenset()
         self._model = model
         self._sampling = sampling
         seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
@@ -175,7 +176,8 @@ class Sampler:
         bias = bias_by_token(self._model, self._sampling.logit_bias) | dict.fromkeys(ban, -np.inf)
         if not bias:
             return
-        if len(bias) == self._model.size and all(value == -np.inf for value in bias.values()):
+        self.banned = frozenset(token for token, value in bias.items() if value == -np.inf)
+        if len(self.banned) == self._model.size:
             raise InvalidRequest("logit_bias bans every token that the model has.", param="logit_bias")
         array = (llama_cpp.llama_logit_bias * len(bias))()
         for index, (token, value) in enumerate(bias.items()):
@@ -225,11 +227,15 @@ class TokenConstraint:
 
     Args:
         grammar: an llguidance grammar.
+
+    Raises:
+        InvalidRequest: it names a special token that the model does not have.
     """
 
     def __init__(self, tokenizer: llguidance.LLTokenizer, grammar: str, size: int) -> None:
         self._matcher = llguidance.LLMatcher(tokenizer, grammar)
-        self._check()
+        if self._matcher.is_error():
+            raise InvalidRequest(f"The grammar cannot be used: {self._matcher.get_error()}", param="grammar")
         self._size = size
         self._bits = np.zeros((1, (size + 31) // 32), np.int32)
 

@@ -57,7 +57,7 @@ def measure(loaded: rig.Loaded, effort: Effort, parts: tuple[str, ...], threads:
     if "turns" in parts:
         yield from second_turn(loaded, rounds=effort.rounds)
     if "burst" in parts:
-        yield from burst(loaded, steps=effort.steps // 4, rounds=effort.rounds, batches=effort.batches)
+        yield from burst(loaded, steps=effort.steps // 4, rounds=effort.rounds // 2, batches=effort.batches)
     if "http" in parts:
         yield from over_http(loaded, steps=effort.stream_steps, rounds=effort.rounds, threads=threads)
 

@@ -217,6 +217,12 @@ class LlamaModel:
         """Every token that ends a generation."""
         return [t for t in range(self.size) if llama_cpp.llama_vocab_is_eog(self.vocab, t)]
 
+    def control_texts(self) -> list[str]:
+        """The texts of all control tokens."""
+        control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+        tokens = (t for t in range(self.size) if llama_cpp.llama_vocab_get_attr(self.vocab, t) & control)
+        return [self.text([token]) for token in tokens]
+
     @property
     def bos(self) -> str:
         """The text of the token that starts a document, empty if there is none."""

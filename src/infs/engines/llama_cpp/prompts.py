@@ -7,6 +7,7 @@ from typing import Any
 from infs.batching.prefix import common_prefix
 from infs.chat.constraints import compile_constraint
 from infs.chat.dialects import Dialect, choose
+from infs.chat.guard import Guard
 from infs.chat.parser import opens_reasoning
 from infs.chat.structured import output_grammar
 from infs.chat.template import ChatTemplate
@@ -34,6 +35,7 @@ class Prompts:
         source = config.chat_template if config.chat_template is not None else model.chat_template
         self.template = ChatTemplate(source, bos_token=model.bos, eos_token=model.eos)
         self.dialect: Dialect = choose(source)
+        self._guard = Guard(model.control_texts())
 
     def prepare(self, request: Request[Any]) -> Task:
         """What `request` comes down to.
@@ -63,10 +65,10 @@ class Prompts:
 
     def _chat(self, request: ChatCompletionRequest) -> Task:
         options = request.set_options()
-        text = self.template.render(request)
+        text = self.template.render(self._guard.mask(request))
         thinking = opens_reasoning(text)
         grammar = output_grammar(request, self.dialect, thinking=thinking)
-        tokens = self._tokenize(text, keep=_keep(options))
+        tokens = self._tokenize_guarded(text, keep=_keep(options))
         stops = [*options.get("stop", []), *self.template.stop]
         tools, parallel = offered_tools(request), request.parallel_tool_calls
         return Task(
@@ -122,6 +124,18 @@ class Prompts:
         self._check_length(text)
         return self._model.tokenize(text, add_special=False, parse_special=False)
 
+    def _tokenize_guarded(self, text: str, *, keep: int | None) -> list[int]:
+        """The tokens of a rendered chat; what its messages hold of control tokens is text."""
+        first, *rest = self._guard.pieces(text)
+        if not rest:
+            return self._tokenize(text, keep=keep)
+        if keep is None:
+            self._check_length(self._guard.unmask(text))
+        tokens = self._start(first[0])
+        for piece, special in rest:
+            tokens += self._model.tokenize(piece, add_special=False, parse_special=special)
+        return tokens
+
     def _tokenize(self, text: str, *, keep: int | None = None) -> list[int]:
         """The tokens of a prompt; the first token that the model wants is not put there twice.
 
@@ -131,11 +145,14 @@ class Prompts:
         if keep is None:
             self._check_length(text)
         head, tail = self._ends(text, keep or 0)
-        has_bos = bool(self._model.bos) and text.startswith(self._model.bos)
-        tokens = self._model.tokenize(head, add_special=not has_bos, parse_special=True)
+        tokens = self._start(head)
         if not tail:
             return tokens
         return tokens[:keep] + self._model.tokenize(tail, add_special=False, parse_special=True)
+
+    def _start(self, text: str) -> list[int]:
+        has_bos = bool(self._model.bos) and text.startswith(self._model.bos)
+        return self._model.tokenize(text, add_special=not has_bos, parse_special=True)
 
     def _ends(self, text: str, keep: int) -> tuple[str, str]:
         """The beginning of a long text, with `keep` tokens, and the end, with a whole context; or all of it."""

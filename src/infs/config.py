@@ -64,8 +64,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """One model. Exactly one of `url` and `file` names its files (an engine of your own may need neither).
 
     Attributes:
-        task: what the model is for (``"text-completion"``, ``"chat-completion"``, ``"embedding"``); by default all
-            that its engine can do with it.
+        task: what the model is for: ``"text-completion"`` and ``"chat-completion"`` (which go together) leave
+            embeddings out, ``"embedding"`` loads it for these alone; by default all that its engine can do with it.
         engine: name of the engine.
         url: a Hugging Face URL, ``hf:org/repo/file``, or any http(s) URL.
         file: a path; a relative one starts at the cache.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -127,7 +128,10 @@ class Terminal:
                     return self.until(pattern)
                 if not self._read(0.1) and pattern is None:
                     return self._shown[self._seen :]
-        raise AssertionError(f"Ctrl-C did nothing; shown was {self._shown[self._seen :]!r}")
+        self._process.send_signal(signal.SIGABRT)  # says where each of its threads is
+        while self._read(2) and self._process.poll() is None:
+            pass
+        raise AssertionError(f"Ctrl-C did nothing; shown was:\n{self._shown[self._seen :]}")
 
     def _read(self, timeout: float) -> bool:
         if not select.select([self._descriptor], [], [], timeout)[0]:
@@ -156,7 +160,7 @@ def in_terminal(*args: str, cwd: Path) -> Iterator[Terminal]:
     process = subprocess.Popen(
         [sys.executable, "-c", TAKE_TERMINAL, *command("chat", *args)],
         cwd=cwd,
-        env=environment(TERM="xterm-256color"),
+        env=environment(TERM="xterm-256color", PYTHONFAULTHANDLER="1"),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

@@ -249,3 +249,10 @@ async def test_a_recurrent_model_answers_and_keeps_nothing(tmp_path: Path) -> No
         assert len(choices.choices) == 3
         shifted = await server.run(text("abc", max_tokens=600, ignore_eos=True, context_overflow="shift"))
         assert shifted.usage.completion_tokens == 600
+
+
+async def test_a_model_for_generation_alone_refuses_embeddings() -> None:
+    async with demo_server(task="chat-completion") as server:
+        assert (await server.text_completion(model="m", prompt="Once", max_tokens=1)).usage.completion_tokens == 1
+        with pytest.raises(Unsupported, match="cannot do embedding; it can do: text-completion, chat-completion"):
+            await server.embedding(model="m", input=["x"])

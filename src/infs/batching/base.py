@@ -32,7 +32,7 @@ class Remove:
 CacheOp = Copy | Remove
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would make it three times as slow to make: there is one for each token
 class Chunk:
     """Tokens of one sequence for one step: `tokens` go to positions ``start, start + 1, ...`` of sequence `seq`.
 

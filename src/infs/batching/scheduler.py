@@ -268,7 +268,7 @@ class Scheduler:
         tokens = sequence.tokens[start : start + count]
         last = start + count == len(sequence.tokens)
         logits = count if sequence.scoring else int(last)
-        return Chunk(seq=_seq(sequence), start=start, tokens=tokens, logits=logits)
+        return Chunk(_seq(sequence), start, tokens, logits)
 
     def _room(self) -> int:
         return self.limits.cells - self.used

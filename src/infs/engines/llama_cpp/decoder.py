@@ -42,22 +42,31 @@ class Batch:
 
     def fill(self, chunks: Sequence[Chunk]) -> list[int]:
         """Put `chunks` into the arrays; for each, the index of the first token whose scores are wanted."""
+        if all(len(chunk.tokens) == 1 for chunk in chunks):
+            return self._fill_singles(chunks)
         rows, at = [], 0
         self.logits.fill(0)
         for chunk in chunks:
-            count = len(chunk.tokens)
-            end = at + count
-            if count == 1:
-                self.tokens[at], self.positions[at] = chunk.tokens[0], chunk.start
-            else:
-                self.tokens[at:end] = chunk.tokens
-                self.positions[at:end] = np.arange(chunk.start, chunk.start + count)
+            end = at + len(chunk.tokens)
+            self.tokens[at:end] = chunk.tokens
+            self.positions[at:end] = np.arange(chunk.start, chunk.start + end - at)
             self.seqs[at:end] = chunk.seq
             self.logits[end - chunk.logits : end] = 1
             rows.append(end - chunk.logits)
             at = end
         self.native.n_tokens = at
         return rows
+
+    def _fill_singles(self, chunks: Sequence[Chunk]) -> list[int]:
+        """The usual step, in which everybody generates: an assignment for each array instead of for each token."""
+        count = len(chunks)
+        self.tokens[:count] = [chunk.tokens[0] for chunk in chunks]
+        self.positions[:count] = [chunk.start for chunk in chunks]
+        self.seqs[:count] = [chunk.seq for chunk in chunks]
+        self.logits[:count] = [chunk.logits for chunk in chunks]
+        self.native.n_tokens = count
+        # A single token without scores (of a prompt in pieces) has its row behind it, like any other chunk.
+        return [index + 1 - chunk.logits for index, chunk in enumerate(chunks)]
 
 
 def _pointer(array: NDArray[Any], kind: Any) -> Any:

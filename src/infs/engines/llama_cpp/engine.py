@@ -100,7 +100,7 @@ class LlamaEngine:
                 raise LoadFailed(f"A {model.architecture} model makes embeddings only; its task cannot be {wanted}.")
             return ["embedding"]
         # A generating model can complete texts and chats alike, and its states can serve as embeddings.
-        return ["text-completion", "chat-completion", "embedding"]
+        return ["text-completion", "chat-completion", *(["embedding"] if wanted is None else [])]
 
     def _notes(self, model: LlamaModel) -> list[str]:
         if self._context <= model.trained_context:

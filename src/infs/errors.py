@@ -81,7 +81,8 @@ class InfsError(Exception):
 
 
 def _by_code(kind: type[InfsError]) -> dict[str, type[InfsError]]:
-    found = {kind.code: kind}
+    """The classes below `kind` by their codes. A class without a code of its own crosses as the one above it."""
+    found = {kind.code: kind} if "code" in vars(kind) else {}
     for sub in kind.__subclasses__():
         found |= _by_code(sub)
     return found

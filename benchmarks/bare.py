@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import llama_cpp
 
-from benchmarks.rig import Loaded
-from infs.engines.llama_cpp.decoder import context_params
+from benchmarks.rig import SETTLE, Loaded
+from infs.engines.llama_cpp.decoder import context_params, new_context
 from infs.engines.llama_cpp.options import LlamaOptions
 
 
@@ -17,27 +18,22 @@ class BareContext:
     """A context, a batch and a greedy sampler.
 
     Args:
-        sequences: number of sequences; with `unified`, in one cache.
-        batch: tokens of the largest call.
+        context: one of its own (`bare_context`), or that of the other side: two contexts differ by some percent in
+            speed by where their memory happens to lie.
+        size: tokens of the largest call.
     """
 
-    def __init__(self, loaded: Loaded, *, sequences: int, batch: int, unified: bool) -> None:
-        params = context_params(loaded.device, LlamaOptions())
-        params.n_ctx, params.n_batch, params.n_ubatch = loaded.cells, batch, min(512, batch)
-        params.n_seq_max, params.kv_unified = sequences, unified
-        self.context: Any = llama_cpp.llama_init_from_model(loaded.model.pointer, params)
-        if not self.context:
-            raise MemoryError(f"There is no memory for a context of {loaded.cells} tokens.")
-        self.size = batch
-        self.batch = llama_cpp.llama_batch_init(batch, 0, 1)
+    def __init__(self, context: Any, size: int) -> None:
+        self.context = context
+        self.size = size
+        self.batch = llama_cpp.llama_batch_init(size, 0, 1)
         self.sampler = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         llama_cpp.llama_sampler_chain_add(self.sampler, llama_cpp.llama_sampler_init_greedy())
 
     def close(self) -> None:
-        """Free all of it."""
+        """Free all but the context."""
         llama_cpp.llama_batch_free(self.batch)
         llama_cpp.llama_sampler_free(self.sampler)
-        llama_cpp.llama_free(self.context)
 
     def clear(self) -> None:
         """Forget every sequence."""
@@ -99,12 +95,33 @@ class BareContext:
                 tokens[seq] = self.sample(seq)
 
 
+@contextmanager
+def bare_context(loaded: Loaded, *, sequences: int, batch: int, unified: bool) -> Iterator[BareContext]:
+    """A context of its own.
+
+    Args:
+        sequences: number of sequences; with `unified`, in one cache.
+        batch: tokens of the largest call.
+    """
+    params = context_params(loaded.device, LlamaOptions())
+    params.n_ctx, params.n_batch, params.n_ubatch = loaded.cells, batch, min(512, batch)
+    params.n_seq_max, params.kv_unified = sequences, unified
+    context = new_context(loaded.model, params, loaded.log)
+    try:
+        with closing(BareContext(context, batch)) as bare:
+            yield bare
+    finally:
+        llama_cpp.llama_free(context)
+
+
 def decode_time(bare: BareContext, prompts: Sequence[Sequence[int]], steps: int) -> float:
-    """Seconds that `steps` steps take after `prompts`, which do not count."""
+    """Seconds that `steps` steps take after `prompts` and `SETTLE` steps, which do not count."""
     bare.clear()
     tokens = bare.prefill(prompts)
+    starts = [len(prompt) for prompt in prompts]
+    bare.generate(tokens, starts, SETTLE)
     before = time.perf_counter()
-    bare.generate(tokens, [len(prompt) for prompt in prompts], steps)
+    bare.generate(tokens, [start + SETTLE for start in starts], steps)
     return time.perf_counter() - before
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from benchmarks import bare, rig
@@ -50,8 +50,7 @@ def _measure(
     peers: list[Burst] = []
     with ExitStack() as stack:
         rigs = {batch: stack.enter_context(rig.Rig(loaded, batch_tokens=batch)) for batch in batches}
-        context = bare.BareContext(loaded, sequences=STREAMS, batch=PEER_BATCH, unified=True)
-        peer = stack.enter_context(closing(context))
+        peer = stack.enter_context(bare.bare_context(loaded, sequences=STREAMS, batch=PEER_BATCH, unified=True))
         for number in range(rounds + 1):
             prompts = rig.random_prompts(loaded.model, STREAMS, min(LENGTH, loaded.context // 4), next(seeds))
             theirs = _peer_burst(peer, prompts, steps)
@@ -68,8 +67,8 @@ def _burst(one: rig.Rig, prompts: Sequence[Sequence[int]], steps: int) -> Burst:
     streams = one.run(prompts, steps + 1)
     started = streams[0].started
     return Burst(
-        first=statistics.median(stream.first - started for stream in streams),
-        total=max(stream.last for stream in streams) - started,
+        first=statistics.median(stream.times[0] - started for stream in streams),
+        total=max(stream.times[-1] for stream in streams) - started,
         pause=max(stream.longest_gap for stream in streams),
     )
 

@@ -34,11 +34,8 @@ def _times(loaded: rig.Loaded, sequences: int, steps: int, rounds: int) -> list[
     with ExitStack() as stack:
         ours = stack.enter_context(rig.Rig(loaded))
 
-        def peer(count: int, unified: bool) -> bare.BareContext:
-            context = bare.BareContext(loaded, sequences=count, batch=256, unified=unified)
-            return stack.enter_context(closing(context))
-
-        same, default = peer(ours.decoder.sequences, True), peer(sequences, False)
+        same = stack.enter_context(closing(bare.BareContext(ours.decoder.context, 256)))
+        default = stack.enter_context(bare.bare_context(loaded, sequences=sequences, batch=256, unified=False))
         sides = [
             lambda: rig.decode_time(ours, prompts(), steps),
             lambda: bare.decode_time(same, prompts(), steps),

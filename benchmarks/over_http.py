@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from typing import Any
 
 from benchmarks import bare, rig
@@ -83,8 +83,7 @@ def _side(
 
 
 def _plain_loop(stack: ExitStack, loaded: rig.Loaded, steps: int) -> Side:
-    context = bare.BareContext(loaded, sequences=STREAMS, batch=256, unified=True)
-    peer = stack.enter_context(closing(context))
+    peer = stack.enter_context(bare.bare_context(loaded, sequences=STREAMS, batch=256, unified=True))
     seeds = itertools.count(5000)
 
     def run() -> float:

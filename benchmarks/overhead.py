@@ -22,7 +22,6 @@ from benchmarks import bare, rig
 from benchmarks.figures import Figure
 from infs.batching.scheduler import Scheduler
 from infs.engines.llama_cpp.decoder import Batch, LlamaDecoder
-from infs.engines.llama_cpp.engine import SPARE_SEQUENCES
 from infs.engines.llama_cpp.sampling import Sampler
 
 STEPS = 300
@@ -93,7 +92,11 @@ def real_overhead(
 def _clock_both(loaded: rig.Loaded, count: int, steps: int) -> tuple[Clocked, Clocked]:
     ours, peer = Clocked(), Clocked()
     spent: list[float] = []
-    with rig.Rig(loaded, live=count, by_hand=True) as one, closing(_peer(loaded, count)) as other, _clocked(spent):
+    with (
+        rig.Rig(loaded, live=count, by_hand=True) as one,
+        closing(bare.BareContext(one.decoder.context, 256)) as other,
+        _clocked(spent),
+    ):
         for _ in range(2):
             for clocked, seconds in (
                 (ours, _steps(one, count, steps, spent.clear)),
@@ -103,10 +106,6 @@ def _clock_both(loaded: rig.Loaded, count: int, steps: int) -> tuple[Clocked, Cl
                     clocked.whole.append(second)
                     clocked.outside.append(second - sum(spent))
     return ours, peer
-
-
-def _peer(loaded: rig.Loaded, count: int) -> bare.BareContext:
-    return bare.BareContext(loaded, sequences=count + SPARE_SEQUENCES, batch=256, unified=True)
 
 
 def _peer_steps(

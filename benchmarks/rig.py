@@ -6,6 +6,7 @@ It is what `LlamaEngine` puts together, without the event loop and the process a
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -32,6 +33,7 @@ from infs.engines.llama_cpp.sampling import Sampler, Sampling
 from infs.errors import RequestCancelled
 from infs.types import FinishReason
 
+SETTLE = 16  # steps that are not counted: a thread that just woke up on another core is slow for about as many
 PATIENCE = 600.0  # seconds after which a run has failed
 
 
@@ -71,25 +73,19 @@ def random_prompts(model: LlamaModel, count: int, length: int, seed: int) -> lis
 
 
 class Stream:
-    """What became of one sequence, with the moments (`time.perf_counter`) of its first and its last token."""
+    """What became of one sequence, with the moments (`time.perf_counter`) of its tokens."""
 
     def __init__(self) -> None:
         self.started = 0.0
-        self.first = 0.0
-        self.last = 0.0
-        self.longest_gap = 0.0
+        self.times: list[float] = []
         self.counts: Counts | None = None
         self.error: Exception | None = None
         self._over = threading.Event()
 
-    def token(self) -> None:
-        """One more token is there."""
-        now = time.perf_counter()
-        if self.first:
-            self.longest_gap = max(self.longest_gap, now - self.last)
-        else:
-            self.first = now
-        self.last = now
+    @property
+    def longest_gap(self) -> float:
+        """Seconds of the longest pause between two tokens."""
+        return max((after - before for before, after in itertools.pairwise(self.times)), default=0.0)
 
     def post(self, piece: Piece) -> None:
         """Take news, on the loop's thread."""
@@ -106,13 +102,13 @@ class Stream:
 
 
 class TimedOutput(GenerationOutput):
-    """The engine's own output, which tells its stream of every token."""
+    """The engine's own output, which tells its stream of the moment of every token."""
 
     stream: Stream
 
     def accept(self, token: int) -> FinishReason | None:
         reason = super().accept(token)
-        self.stream.token()
+        self.stream.times.append(time.perf_counter())
         return reason
 
 
@@ -184,7 +180,7 @@ class Rig:
 
 
 def decode_time(rig: Rig, prompts: Sequence[Sequence[int]], steps: int) -> float:
-    """Seconds that `steps` steps take once all of `prompts` are computed."""
+    """Seconds that `steps` steps take once all of `prompts` are computed and `SETTLE` steps were done."""
     rig.forget()
-    streams = rig.run(prompts, steps + 1)
-    return max(s.last for s in streams) - max(s.first for s in streams)
+    streams = rig.run(prompts, SETTLE + steps + 1)
+    return max(s.times[-1] for s in streams) - max(s.times[SETTLE] for s in streams)

@@ -50,11 +50,9 @@ def measure(loaded: rig.Loaded, effort: Effort, parts: tuple[str, ...], threads:
     """The figures of `parts`, as they come."""
     if "decode" in parts:
         for count, target in TARGETS.items():
-            # Many short rounds: some of them are undisturbed.
-            steps, rounds = effort.steps // 3, effort.rounds * 3
-            yield from decoding(loaded, sequences=count, steps=steps, rounds=rounds, target=target)
+            yield from decoding(loaded, sequences=count, steps=effort.steps, rounds=effort.rounds, target=target)
     if "overhead" in parts:
-        yield from real_overhead(loaded, effort.counts, steps=effort.steps // 2, targets=TARGETS)
+        yield from real_overhead(loaded, effort.counts, steps=effort.steps // 3, targets=TARGETS)
         yield from overhead(loaded, effort.counts)
     if "turns" in parts:
         yield from second_turn(loaded, rounds=effort.rounds)

@@ -51,4 +51,4 @@ def _first_turn(one: rig.Rig, seed: int) -> list[int]:
 
 def _first_token(one: rig.Rig, prompt: list[int]) -> float:
     (stream,) = one.run([prompt], 1)
-    return stream.first - stream.started
+    return stream.times[0] - stream.started

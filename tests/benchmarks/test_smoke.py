@@ -40,7 +40,7 @@ def test_the_random_model_has_a_vocabulary_of_words(loaded: rig.Loaded) -> None:
 
 def test_ours_and_the_plain_loop_choose_the_same_tokens(loaded: rig.Loaded) -> None:
     prompts = rig.random_prompts(loaded.model, 1, 20, seed=3)
-    with rig.Rig(loaded) as ours, closing(bare.BareContext(loaded, sequences=1, batch=256, unified=True)) as peer:
+    with rig.Rig(loaded) as ours, bare.bare_context(loaded, sequences=1, batch=256, unified=True) as peer:
         sequence = ours.sequence(prompts[0], 12, stream := rig.Stream())
         ours.loop.submit(sequence)
         stream.wait()
@@ -56,8 +56,8 @@ def test_ours_and_the_plain_loop_choose_the_same_tokens(loaded: rig.Loaded) -> N
 def test_a_prompt_may_be_longer_than_a_call(loaded: rig.Loaded) -> None:
     prompts = rig.random_prompts(loaded.model, 3, 50, seed=4)
     with (
-        closing(bare.BareContext(loaded, sequences=3, batch=64, unified=True)) as small,
-        closing(bare.BareContext(loaded, sequences=3, batch=256, unified=True)) as large,
+        bare.bare_context(loaded, sequences=3, batch=64, unified=True) as small,
+        bare.bare_context(loaded, sequences=3, batch=256, unified=True) as large,
     ):
         assert small.prefill(prompts) == large.prefill(prompts)
 

@@ -151,7 +151,8 @@ BUILTIN: Mapping[str, EngineSpec] = {
             requires=("llama_cpp", "llguidance", "jinja2", "numpy"),
             extra="llama-cpp",
             # GNU OpenMP lets threads that wait for each other spin for ever while there seem to be enough cores. As
-            # soon as somebody else wants a core too, a step takes several times as long. A short spin cost nothing measurable.
+            # soon as somebody else wants a core too, a step takes several times as long. A short spin cost nothing
+            # that could be measured.
             environment={"GOMP_SPINCOUNT": "10000"},
         ),
     )

@@ -209,6 +209,13 @@ class GenerationFailed(EngineError):
 
     code = "generation_failed"
 
+    @staticmethod
+    def of(error: Exception) -> InfsError:
+        """What `error` means for a request: itself where it is of this tree, else a failure of the engine."""
+        if isinstance(error, InfsError):
+            return error
+        return GenerationFailed(f"The engine failed: {type(error).__name__}: {error}")
+
 
 class CapacityError(InfsError):
     """Not now."""

@@ -15,7 +15,7 @@ import msgspec
 
 from infs.config import Config, HubConfig, ModelConfig, parse_model, typed_defaults
 from infs.engines.base import Engine, EngineSpec, find_engine
-from infs.errors import GenerationFailed, ModelNotFound, RequestTimeout, ServerClosed, Unsupported
+from infs.errors import GenerationFailed, RequestTimeout, ServerClosed, Unsupported
 from infs.pool.instance import Instance
 from infs.pool.pool import Pool
 from infs.runner import Conveniences
@@ -161,9 +161,7 @@ class InferenceServer(Conveniences):
         """The events of `request`; see `Runner.stream`."""
         if self.closing:
             raise ServerClosed("The server is shutting down.", retry_after=5.0)
-        if request.model not in self._models:
-            known = ", ".join(sorted(self._models)) or "none"
-            raise ModelNotFound(f"There is no model {request.model!r}. There are: {known}.", param="model")
+        self.pool.check_model(request.model)
         request = validate(self._with_defaults(request))
         self._requests += 1
         try:

@@ -139,7 +139,7 @@ class Loop:
         except Exception as error:
             if not isinstance(error, InfsError):
                 self._log.exception("A request failed while its output was handled")
-            self._end(sequence, _as_failure(error))
+            self._end(sequence, GenerationFailed.of(error))
 
     def _sample(self, sequence: Sequence, row: int) -> None:
         if sequence.max_new == 0:
@@ -163,7 +163,7 @@ class Loop:
         try:
             self.scheduler.submit(sequence)
         except Exception as error:  # a wrong sequence must not end the thread
-            sequence.output.failed(_as_failure(error))
+            sequence.output.failed(GenerationFailed.of(error))
 
     def _stop(self, sequence: Sequence) -> None:
         if sequence in self.scheduler.running or sequence in self.scheduler.waiting:
@@ -180,10 +180,4 @@ class Loop:
         lost = self.scheduler.reset()
         self.decoder.clear()
         for sequence in lost:
-            sequence.output.failed(_as_failure(error))
-
-
-def _as_failure(error: Exception) -> InfsError:
-    if isinstance(error, InfsError):
-        return error
-    return GenerationFailed(f"The engine failed: {type(error).__name__}: {error}")
+            sequence.output.failed(GenerationFailed.of(error))

@@ -136,6 +136,10 @@ class Pool:
         finally:
             self._release(instance)
 
+    def check_model(self, name: str) -> None:
+        """Raise `ModelNotFound`, naming the models that there are, unless `name` is one."""
+        self._find(name)
+
     def _find(self, name: str) -> ModelPool:
         model = self._models.get(name)
         if model is None:

@@ -68,6 +68,16 @@ class Batch:
         # A single token without scores (of a prompt in pieces) has its row behind it, like any other chunk.
         return [index + 1 - chunk.logits for index, chunk in enumerate(chunks)]
 
+    def compute(self, context: Any) -> None:
+        """Have `context` compute what was filled in.
+
+        Raises:
+            GenerationFailed: with llama.cpp's code.
+        """
+        code = llama_cpp.llama_decode(context, self.native)
+        if code != 0:
+            raise GenerationFailed(f"llama.cpp could not compute a batch of {self.native.n_tokens}: {code}.")
+
 
 def _pointer(array: NDArray[Any], kind: Any) -> Any:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
@@ -118,9 +128,7 @@ class LlamaDecoder:
 
     def decode(self, chunks: Sequence[Chunk]) -> list[int]:
         rows = self._batch.fill(chunks)
-        code = llama_cpp.llama_decode(self.context, self._batch.native)
-        if code != 0:
-            raise GenerationFailed(f"llama.cpp could not compute a batch of {self._batch.native.n_tokens}: {code}.")
+        self._batch.compute(self.context)
         return rows
 
     def clear(self) -> None:

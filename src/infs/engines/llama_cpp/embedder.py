@@ -179,7 +179,7 @@ class Embedder:
             except Exception as error:  # the thread must go on for the others
                 self._log_failure(error)
                 for job, _ in group:
-                    job.fail(_as_failure(error))
+                    job.fail(GenerationFailed.of(error))
         for job, _ in self._waiting:
             job.fail(ServerClosed("The model was unloaded while the request was waiting."))
 
@@ -217,9 +217,7 @@ class Embedder:
         memory = llama_cpp.llama_get_memory(self._context)
         if memory:  # encoders have none
             llama_cpp.llama_memory_clear(memory, True)
-        code = llama_cpp.llama_decode(self._context, self._batch.native)
-        if code != 0:
-            raise GenerationFailed(f"llama.cpp could not compute a batch of {self._batch.native.n_tokens}: {code}.")
+        self._batch.compute(self._context)
         self.batches += 1
         for seq, (job, index) in enumerate(group):
             job.put(index, self._read(seq))
@@ -238,7 +236,3 @@ def _own_pooling(model: LlamaModel) -> str:
     value = model.metadata.get(f"{model.architecture}.pooling_type", "")
     names = {str(number): name for name, number in POOLING.items()}
     return names.get(value, "mean")
-
-
-def _as_failure(error: Exception) -> InfsError:
-    return error if isinstance(error, InfsError) else GenerationFailed(f"The engine failed: {error}")

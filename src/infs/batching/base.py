@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,7 +29,36 @@ class Remove:
     end: int = -1
 
 
-CacheOp = Copy | Remove
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """The cells of `seq` at positions ``[start, end)`` move by `delta` positions; no other seq holds them."""
+
+    seq: int
+    start: int
+    end: int
+    delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """The cells of `seq` at positions ``[start, end)`` are worth writing down before they go.
+
+    `tokens` are all tokens of the seq up to `end`, in the namespace `space`. `whole`: they are of use only together.
+    """
+
+    seq: int
+    start: int
+    end: int
+    tokens: list[int]
+    space: str = ""
+    whole: bool = False
+
+
+CacheOp = Copy | Remove | Shift
+"""What a decoder does with its cells."""
+
+Op = CacheOp | Save
+"""What has to happen between two steps, in order."""
 
 
 @dataclass(slots=True)  # not frozen, which would make it three times as slow to make: there is one for each token
@@ -55,11 +84,26 @@ class Decoder(Protocol):
         """Change who owns which cells, in order."""
         ...
 
+    def select(self, group: Hashable) -> None:
+        """Compute with the adapters that `group` stands for, from now on; ``None`` stands for the usual ones."""
+        ...
+
     def decode(self, chunks: Sequence[Chunk]) -> list[int]:
         """Compute one batch; for each chunk, the row of its first score (rows of one chunk are consecutive).
 
         Raises:
             InfsError: nothing of the batch counts, and the cache is in an unknown state.
+        """
+        ...
+
+    def save(self, seq: int, start: int, end: int) -> bytes:
+        """The cells of `seq` at positions ``[start, end)``, for `restore`; empty where that is impossible."""
+        ...
+
+    def restore(self, seq: int, data: bytes | bytearray, start: int, end: int) -> bool:
+        """Give `seq` the cells at positions ``[start, end)`` out of what `save` made of the same positions or more.
+
+        False where that is impossible; the cells are as before then.
         """
         ...
 
@@ -70,7 +114,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a sequence took: `cached` of its `prompt` tokens were not computed, `generated` were sampled."""
+    """What a sequence took: `cached` of its `prompt` tokens were not computed, `generated` were produced."""
 
     prompt: int
     cached: int
@@ -94,6 +138,14 @@ class Output(Protocol):
 
     def accept(self, token: int) -> FinishReason | None:
         """Take a chosen token; a reason ends the sequence."""
+        ...
+
+    def forced(self) -> list[int]:
+        """Tokens that must come next, whatever the scores; each of them goes to `accept` before anything else does."""
+        ...
+
+    def expected(self) -> list[int]:
+        """Tokens that will be chosen next, but whose scores are wanted: guesses that are certain."""
         ...
 
     def finished(self, reason: FinishReason, counts: Counts) -> None:

@@ -8,21 +8,37 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 
-from infs.batching.base import Decoder
+from infs.batching.base import CacheOp, Decoder, Save
+from infs.batching.memory import ColdMemory
+from infs.batching.pacing import Pacing
 from infs.batching.scheduler import Counters, Plan, Scheduler, Sequence
+from infs.batching.speculation import Speculator, Wanted
 from infs.errors import GenerationFailed, InfsError, RequestCancelled, ServerClosed
 from infs.types import FinishReason
+
+IDLE = 1.0  # seconds without work after which cells are written down
+SAVE_AT_ONCE = 512  # tokens that are written down between two looks into the mailbox
+
+T = TypeVar("T")
 
 
 class Loop:
     """Runs a scheduler's plans on a decoder until it is closed.
 
     Args:
+        memory: where cells are written down that are given up; the same that the scheduler asks.
+        guesser: guesses tokens, to be checked several at once.
+        pacing: chooses the size of steps.
+        before_step: called on the loop's thread before each batch is computed: the place to start what can go on
+            beside it.
         after_step: called on the loop's thread after outputs were called, once for each step: the place to wake
             whoever reads what the outputs collected.
+        clock: seconds.
     """
 
     def __init__(
@@ -30,13 +46,25 @@ class Loop:
         decoder: Decoder,
         scheduler: Scheduler,
         *,
+        memory: ColdMemory | None = None,
+        guesser: Speculator | None = None,
+        pacing: Pacing | None = None,
+        before_step: Callable[[], None] = lambda: None,
         after_step: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.perf_counter,
         log: logging.Logger | None = None,
     ) -> None:
         self.decoder = decoder
         self.scheduler = scheduler
+        self._memory = memory
+        self._guesser = guesser
+        self._pacing = pacing
+        self._before_step = before_step
         self._after_step = after_step
+        self._clock = clock
         self._log = log or logging.getLogger(__name__)
+        self._group: object = None
+        self._guessed: set[Sequence] = set()
         self._mail: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -58,6 +86,19 @@ class Loop:
     def stop(self, sequence: Sequence) -> None:
         """Finish `sequence` before the next step, if it has not ended yet: it has said enough."""
         self._post(lambda: self._stop(sequence))
+
+    def ask(self, question: Callable[[], T], timeout: float) -> T | None:
+        """What `question` returns on the loop's thread, between two steps; ``None`` if that takes too long."""
+        answer: list[T] = []
+        done = threading.Event()
+
+        def letter() -> None:
+            answer.append(question())
+            done.set()
+
+        self._post(letter)
+        done.wait(timeout)
+        return answer[0] if answer else None
 
     def close(self) -> None:
         """End all sequences in a failure and the thread with them; returns when it is gone."""
@@ -85,12 +126,17 @@ class Loop:
 
     def _run(self) -> None:
         while self._read_mail():
-            try:
-                self.step()
-            except Exception as error:  # nothing may end this thread while somebody waits for it
-                self._lose_all(error)
+            if self.scheduler.busy:
+                self.safe_step()
             self._after_step()
         self._leave()
+
+    def safe_step(self) -> None:
+        """One step; whatever goes wrong ends in failures of those who were there, not in an exception."""
+        try:
+            self.step()
+        except Exception as error:  # nothing may end this thread while somebody waits for it
+            self._lose_all(error)
 
     def _leave(self) -> None:
         with self._wake:
@@ -98,31 +144,133 @@ class Loop:
             letters, self._mail = self._mail, deque()
         for letter in letters:
             letter()
-        for sequence in self.scheduler.reset():
-            sequence.output.failed(ServerClosed("The model was unloaded while the request was running."))
+        for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
+            self._end(sequence, ServerClosed("The model was unloaded while the request was running."))
+        try:
+            while self.scheduler.cache.unsaved():
+                self._write_down()
+        except Exception:  # the cache is a convenience; what matters is that everybody was told
+            self._log.exception("The context cache could not be written down")
         self._after_step()
 
     def _read_mail(self) -> bool:
         """Do what the letters say; wait for one if there is nothing else to do. False when closed."""
         with self._wake:
             while not (self._mail or self._closed or self.scheduler.busy):
-                self._wake.wait()
+                saves = self._memory is not None and self.scheduler.cache.unsaved()
+                if not self._wake.wait(IDLE if saves else None):
+                    break
             letters, self._mail = self._mail, deque()
+        if not (letters or self._closed or self.scheduler.busy):
+            self._write_down()
+        self.read(letters)
+        return not self._closed
+
+    def read(self, letters: deque[Callable[[], None]] | None = None) -> None:
+        """Do what `letters` say, by default all that have come. (For those who drive the loop themselves.)"""
+        if letters is None:
+            with self._wake:
+                letters, self._mail = self._mail, deque()
         for letter in letters:
             letter()
-        return not self._closed
+
+    def _write_down(self) -> None:
+        """Write down some of what is not yet."""
+        self.scheduler.cache.save(SAVE_AT_ONCE)
+        ops, self.scheduler.cache.ops = self.scheduler.cache.ops, []
+        self._apply(ops)
 
     def step(self) -> None:
         """Schedule, compute, sample, publish."""
+        if self._guesser is not None:
+            self._guess(self._guesser)
         plan = self.scheduler.plan()
+        self._apply(plan.ops)
+        for sequence in plan.restores:
+            self._restore(sequence)
+        if not plan.chunks:
+            return
+        self._before_step()
+        begin = self._clock()
         rows = self._compute(plan)
         self.scheduler.computed(plan)
         for index, row in enumerate(rows):
             self._advance(plan, index, row)
+        self._measure(plan, self._clock() - begin)
+
+    # --- cells
+
+    def _apply(self, ops: list[CacheOp | Save]) -> None:
+        if self._memory is None or not any(isinstance(op, Save) for op in ops):
+            if ops:
+                self.decoder.apply([op for op in ops if not isinstance(op, Save)])
+            return
+        waiting: list[CacheOp] = []
+        for op in ops:
+            if isinstance(op, Save):
+                self.decoder.apply(waiting)
+                waiting = []
+                self._memory.put(op, self.decoder.save(op.seq, op.start, op.end))
+            else:
+                waiting.append(op)
+        self.decoder.apply(waiting)
+
+    def _restore(self, sequence: Sequence) -> None:
+        """Bring back what was written down of `sequence`, as far as it is still there."""
+        upto = sequence.computed
+        seq = sequence.seq
+        assert self._memory is not None
+        assert seq is not None
+        for piece in sequence.restoring:
+            start, end = (0 if piece.whole else upto), piece.end
+
+            def into(data: bytes | bytearray, start: int = start, end: int = end) -> bool:
+                return self.decoder.restore(seq, data, start, end)
+
+            if piece.start != upto or not self._memory.restore(piece, into):
+                break
+            upto = end
+        self.scheduler.restored(sequence, upto)
+
+    # --- computing
 
     def _compute(self, plan: Plan) -> list[int]:
-        self.decoder.apply(plan.ops)
-        return self.decoder.decode(plan.chunks) if plan.chunks else []
+        if plan.group != self._group:
+            self.decoder.select(plan.group)
+            self._group = plan.group
+        return self.decoder.decode(plan.chunks)
+
+    def _measure(self, plan: Plan, seconds: float) -> None:
+        tokens = sum([len(chunk.tokens) for chunk in plan.chunks])
+        if plan.streams == len(plan.chunks):
+            if self._guesser is not None:
+                self._guesser.step_took(tokens, seconds)
+            return
+        prompts = tokens - plan.streams
+        if self._memory is not None:
+            self._memory.costs.computed(prompts, seconds * prompts / tokens)
+        if self._pacing is not None:
+            self._pacing.took(tokens, seconds)
+            limits = self.scheduler.limits
+            limits.step, limits.beside = max(self._pacing.alone, limits.live), self._pacing.beside
+
+    def _guess(self, guesser: Speculator) -> None:
+        """Let tokens be guessed for those that wait for nothing else."""
+        self._guessed.clear()
+        if not self.scheduler.cache.cuttable:
+            return  # wrong guesses could not be taken back
+        ready = [s for s in self.scheduler.running if s.streaming and s.speculate and s.pending == 1 and not s.guesses]
+        if not ready:
+            return
+        wanted = [Wanted(s, s.tokens, self.scheduler.room_for_guesses(s)) for s in ready]
+        streams = sum([s.pending for s in self.scheduler.running if s.streaming])
+        budget = self.scheduler.limits.step - streams
+        for sequence, guesses in zip(ready, guesser.plan(wanted, batch=streams, budget=budget), strict=True):
+            sequence.guesses = guesses
+            if guesses:
+                self._guessed.add(sequence)
+
+    # --- what came of it
 
     def _advance(self, plan: Plan, index: int, row: int) -> None:
         """What the step means for one sequence; an error in its own output ends only this one."""
@@ -132,29 +280,67 @@ class Loop:
                 first = chunk.start + len(chunk.tokens) - chunk.logits
                 for offset in range(chunk.logits):
                     sequence.output.prompt_scored(first + offset, row + offset)
-            if sequence.computed <= sequence.prompt and not sequence.generated:
-                sequence.output.prompt_computed(sequence.computed, sequence.prompt)
-            if sequence.pending == 0:
-                self._sample(sequence, row + chunk.logits - 1)
+            if not sequence.streaming and sequence.starts == 1:
+                sequence.output.prompt_computed(min(sequence.computed, sequence.prompt), sequence.prompt)
+            if len(sequence.tokens) == sequence.computed:
+                self._sample(sequence, row + chunk.logits - 1 - len(sequence.guesses))
         except Exception as error:
             if not isinstance(error, InfsError):
                 self._log.exception("A request failed while its output was handled")
             self._end(sequence, GenerationFailed.of(error))
 
     def _sample(self, sequence: Sequence, row: int) -> None:
+        """Choose the next token, and those behind it as long as they were guessed right."""
+        sequence.streaming = True
         if sequence.max_new == 0:
             self._finish(sequence, "length")
             return
-        token = sequence.output.sample(row)
-        reason = sequence.output.accept(token)
-        if not self.scheduler.sampled(sequence, token) and reason is None:
-            reason = "length"
+        guesses, accepted = sequence.guesses, 0
+        while True:
+            token = sequence.output.sample(row + accepted)
+            reason = self._take(sequence, token)
+            if reason is not None or accepted == len(guesses) or token != guesses[accepted]:
+                break
+            accepted += 1
+        if guesses:
+            self._check(sequence, accepted)
+        if reason is None:
+            reason = self._force(sequence)
         if reason is not None:
             self._finish(sequence, reason)
 
+    def _take(self, sequence: Sequence, token: int) -> FinishReason | None:
+        reason = sequence.output.accept(token)
+        if not self.scheduler.sampled(sequence, token) and reason is None:
+            return "length"
+        return reason
+
+    def _check(self, sequence: Sequence, accepted: int) -> None:
+        guessed = len(sequence.guesses)
+        self.scheduler.checked(sequence, accepted)
+        if self._guesser is not None and sequence in self._guessed:
+            self._guesser.checked(sequence, guessed, accepted)
+
+    def _force(self, sequence: Sequence) -> FinishReason | None:
+        """Append what must come next; it is computed with the next step, in one piece."""
+        for token in sequence.output.forced():
+            self.counters.forced_tokens += 1
+            if (reason := self._take(sequence, token)) is not None:
+                return reason
+        if sequence.streaming and self.scheduler.cache.cuttable:  # and not just put back into the queue
+            sequence.guesses = sequence.output.expected()[: self.scheduler.room_for_guesses(sequence)]
+        return None
+
+    # --- ends
+
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self.scheduler.finish(sequence)
+        self._forget(sequence)
         sequence.output.finished(reason, sequence.counts)
+
+    def _forget(self, sequence: Sequence) -> None:
+        if self._guesser is not None:
+            self._guesser.forget(sequence)
 
     def _submit(self, sequence: Sequence) -> None:
         if self._closed:
@@ -162,6 +348,8 @@ class Loop:
             return
         try:
             self.scheduler.submit(sequence)
+            if (reason := self._force(sequence)) is not None:
+                self._finish(sequence, reason)
         except Exception as error:  # a wrong sequence must not end the thread
             sequence.output.failed(GenerationFailed.of(error))
 
@@ -172,6 +360,7 @@ class Loop:
     def _end(self, sequence: Sequence, error: InfsError) -> None:
         if sequence in self.scheduler.running or sequence in self.scheduler.waiting:
             self.scheduler.finish(sequence)
+            self._forget(sequence)
             sequence.output.failed(error)
 
     def _lose_all(self, error: Exception) -> None:
@@ -180,4 +369,5 @@ class Loop:
         lost = self.scheduler.reset()
         self.decoder.clear()
         for sequence in lost:
+            self._forget(sequence)
             sequence.output.failed(GenerationFailed.of(error))

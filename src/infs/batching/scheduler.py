@@ -1,51 +1,76 @@
 """What the next step computes: admission, token budget, room in the cache. Pure: no tensors, no I/O, no clock.
 
-Requests wait in the order of their arrival. Each step decodes one token of every running sequence that has its
-prompt, and spends what is left of the token budget on the prompts of the others, oldest first: nobody's first
-token waits for everybody's prompt, and nobody's stream stalls behind one long prompt. A request whose beginning
-is just being computed for another one waits for that instead of computing it again. When cells run out, kept
-sequences are evicted, then the youngest running sequence is put back into the queue; it goes on later with the
-tokens it has, from the cache where that still holds them.
+Requests wait in the order of their turn (`order.py`). Each step decodes the tokens that running streams are waiting
+for, and spends what is left of the token budget on the prompts of the others, in turn: nobody's first token waits for
+everybody's prompt, and nobody's stream stalls behind one long prompt. A request whose beginning is just being computed
+for another one waits for that instead of computing it again. When cells run out, kept sequences are evicted, then the
+running sequence whose turn came last is put back into the queue; it goes on later with the tokens it has, from the
+cache where that still holds them.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from infs.batching.base import CacheOp, Chunk, Counts, Output
-from infs.batching.prefix import PrefixCache, common_prefix
+from infs.batching.base import Chunk, Counts, Op, Output, Remove
+from infs.batching.order import Order, Turn
+from infs.batching.prefix import common_prefix
+from infs.batching.shifting import Shift
+from infs.batching.tiers import Piece
 
 SHARE_AT_LEAST = 16  # tokens in common for which waiting for somebody else's prompt pays
 HEADROOM = 16  # cells that every running sequence should be able to grow by when another one starts
 SCORED_CHUNK = 64  # tokens of a step whose scores are all wanted: a row of scores is as long as the vocabulary
+FIRST = (-1001, 0.0, 0)  # before any turn
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One sequence on its way. `tokens` are those of the prompt and those sampled; `computed` are in the cells.
+    """One sequence on its way. `tokens` are those of the prompt and those produced; `computed` are in the cells.
 
     Attributes:
-        max_new: tokens that may be sampled; ``None`` leaves only the context as a limit.
-        shift_keep: when the context is full, drop the older half of what follows these leading tokens and go on;
-            ``None`` ends the sequence instead.
-        score_prompt: scores are wanted after every token of the prompt.
+        max_new: tokens that may be produced; ``None`` leaves only the context as a limit.
+        shift: when the context is full, drop what this says and go on; ``None`` ends the sequence instead.
+        score_from: scores are wanted after every token of the prompt from this one on; ``None`` wants none of them.
         pin: what was computed stays in the cache for good.
+        priority, client: decide whose turn it is; see `Order`.
+        space: what is cached is shared within a space only.
+        group: only sequences of one group can be in one batch (they want the same adapters).
+        reuse: runs of at least so many cached tokens may be moved when earlier ones were dropped; 0 moves none.
+        speculate: tokens may be guessed.
+        guesses: tokens that may follow, to be checked in the next step.
+        streaming: its prompt is computed, and somebody reads what it says.
+        held: tokens that it holds in the tree of the cache.
+        starts: how often it was taken out of the queue.
     """
 
     tokens: list[int]
     output: Output
     max_new: int | None = None
-    shift_keep: int | None = None
-    score_prompt: bool = False
+    shift: Shift | None = None
+    score_from: int | None = None
     pin: bool = False
-    arrival: int = 0
+    priority: int = 0
+    client: str = ""
+    space: str = ""
+    group: Hashable = None
+    reuse: int = 0
+    speculate: bool = True
+    turn: Turn = FIRST
     prompt: int = 0
     cached: int = 0
     generated: int = 0
     computed: int = 0
+    held: int = 0
+    starts: int = 0
     seq: int | None = None
+    streaming: bool = False
+    guesses: list[int] = field(default_factory=list)
+    restoring: list[Piece] = field(default_factory=list)
     waits_for: tuple[Sequence, int] | None = None
 
     @property
@@ -55,8 +80,8 @@ class Sequence:
 
     @property
     def scoring(self) -> bool:
-        """Whether the scores of all computed tokens are wanted."""
-        return self.score_prompt and not self.generated
+        """Whether scores of the prompt's tokens are wanted."""
+        return self.score_from is not None and not self.streaming
 
     @property
     def counts(self) -> Counts:
@@ -64,13 +89,58 @@ class Sequence:
         return Counts(prompt=self.prompt, cached=self.cached, generated=self.generated)
 
 
+class Memory(Protocol):
+    """Where cells are written down: the tiers below the live one."""
+
+    def find(self, space: str, tokens: Tokens[int], start: int, limit: int) -> Tokens[Piece]:
+        """What is worth restoring of `tokens` from `start` on, at most up to `limit`, without a gap."""
+        ...
+
+
+class Nothing:
+    """A memory that holds nothing."""
+
+    def find(self, space: str, tokens: Tokens[int], start: int, limit: int) -> Tokens[Piece]:
+        """Nothing."""
+        return ()
+
+
+class ContextCache(Protocol):
+    """What is in the cells; see `PrefixCache` and `StateCache`, which differ in what they can share."""
+
+    cuttable: bool
+    ops: list[Op]
+    cells: int
+    evicted: int
+
+    def match(self, tokens: Tokens[int], space: str = "") -> int: ...
+    def unlocked(self, tokens: Tokens[int], space: str = "") -> int: ...
+    def depth(self, seq: int) -> int: ...
+    def evictable(self) -> int: ...
+    def has_seq(self) -> bool: ...
+    def acquire(self, tokens: Tokens[int], limit: int, space: str = "") -> tuple[int, int]: ...
+    def adopt(self, tokens: Tokens[int], least: int, limit: int, space: str = "") -> tuple[int, int] | None: ...
+    def stops(self, seq: int) -> list[int]: ...
+    def extend(self, seq: int, tokens: Tokens[int], *, saved: bool = False) -> None: ...
+    def release(self, seq: int) -> None: ...
+    def evict(self, cells: int) -> int: ...
+    def unsaved(self) -> bool: ...
+    def save(self, most: int) -> None: ...
+    def held(self, seq: int) -> list[int]: ...
+    def clear(self) -> None: ...
+    def check_integrity(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Plan:
-    """One step: `ops` first, then `chunks`, which belong to `sequences` in the same order."""
+    """One step: `ops` first, then `restores`, then `chunks`, which belong to `sequences` in the same order."""
 
-    ops: list[CacheOp]
+    ops: list[Op]
+    restores: list[Sequence]
     chunks: list[Chunk]
     sequences: list[Sequence]
+    group: Hashable = None
+    streams: int = 0
 
 
 @dataclass(slots=True)
@@ -81,20 +151,32 @@ class Counters:
     steps: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    restored_tokens: int = 0
+    moved_tokens: int = 0
     computed_tokens: int = 0
     generated_tokens: int = 0
+    forced_tokens: int = 0
+    guessed_tokens: int = 0
+    accepted_tokens: int = 0
     preemptions: int = 0
     shifts: int = 0
 
 
 @dataclass(slots=True)
 class Limits:
-    """`context`: tokens of the longest sequence; `live`: sequences that run at once; `step`: tokens of one step."""
+    """`context`: tokens of the longest sequence; `live`: sequences that run at once; `step`: tokens of one step.
+
+    `beside`: tokens of prompts in a step in which streams are running; `step` by default.
+    """
 
     cells: int
     context: int
     live: int
     step: int
+    beside: int = 0
+
+    def __post_init__(self) -> None:
+        self.beside = self.beside or self.step
 
 
 @dataclass(slots=True)
@@ -104,18 +186,19 @@ class Scheduler:
     Args:
         limits: `cells` must hold one whole context.
         cache: its seqs must be more than `limits.live`.
-        reuse: whether a beginning that is in the cells may be used again. (A recurrent model's state cannot be cut
-            at a token, so it may not.)
+        memory: what was written down of cells that are gone.
     """
 
     limits: Limits
-    cache: PrefixCache
-    reuse: bool = True
+    cache: ContextCache
+    memory: Memory = field(default_factory=Nothing)
     counters: Counters = field(default_factory=Counters)
     waiting: list[Sequence] = field(default_factory=list)
     running: list[Sequence] = field(default_factory=list)
     pinned: int = 0
-    _arrivals: int = 0
+    order: Order = field(default_factory=Order)
+    _private: int = 0  # cells of running sequences that are not in the tree
+    _served: dict[Hashable, int] = field(default_factory=dict)  # the step in which each group had its turn
 
     @property
     def busy(self) -> bool:
@@ -125,41 +208,58 @@ class Scheduler:
     @property
     def used(self) -> int:
         """Cells in use, those of kept sequences included."""
-        return self.cache.cells + sum(s.computed - self.cache.depth(_seq(s)) for s in self.running)
+        return self.cache.cells + self._private
 
-    # --- the four moments of a sequence: submitted, planned, stepped, finished
+    # --- the moments of a sequence: submitted, planned, stepped, finished
 
     def submit(self, sequence: Sequence) -> None:
         """Queue `sequence`. Its prompt must be shorter than the context and not empty."""
         assert 0 < len(sequence.tokens) < self.limits.context
-        self._arrivals += 1
-        sequence.arrival = self._arrivals
         sequence.prompt = len(sequence.tokens)
+        sequence.turn = self.order.turn(sequence.priority, sequence.client, sequence.prompt, sequence.max_new)
         self.counters.requests += 1
-        self.waiting.append(sequence)
+        self._queue(sequence)
 
     def plan(self) -> Plan:
-        """What to do in the next step; nothing at all (no chunks) only when nobody is there."""
-        self._admit()
-        spans = self._spans()
-        while (missing := sum(n for _, n in spans) - self._room()) > 0:
+        """What to do in the next step; nothing to compute only when nobody is there, or all have to be restored."""
+        if self.waiting:
+            self._admit()
+        spans, streams = self._spans()
+        while (missing := sum([n for _, n in spans]) + self._incoming() - self._room()) > 0:
             if self.cache.evict(missing) < missing:
-                self._preempt(max(self.running, key=lambda s: s.arrival))
-                spans = self._spans()
+                self._give_way()
+                spans, streams = self._spans()
         chunks = [self._chunk(s, n) for s, n in spans]
         ops, self.cache.ops = self.cache.ops, []
+        sequences = [s for s, _ in spans]
+        group = sequences[0].group if sequences else None
         self.counters.steps += bool(chunks)
-        return Plan(ops=ops, chunks=chunks, sequences=[s for s, _ in spans])
+        if group is not None or self._served:
+            self._served[group] = self.counters.steps
+        return Plan(ops, [s for s in self.running if s.restoring], chunks, sequences, group, streams)
+
+    def restored(self, sequence: Sequence, upto: int) -> None:
+        """What was written down of `sequence` is in its cells again, up to its token `upto`."""
+        sequence.restoring = []
+        count = upto - sequence.computed
+        if count > 0:
+            sequence.computed = upto
+            self._private += count
+            self.counters.restored_tokens += count
+            self._publish(sequence, saved=True)
+        if sequence.starts == 1:
+            sequence.cached += count
+            self.counters.cached_tokens += count
 
     def computed(self, plan: Plan) -> None:
         """The step of `plan` is done: its tokens are in the cells."""
         for sequence, chunk in zip(plan.sequences, plan.chunks, strict=True):
-            count = len(chunk.tokens)
+            count = len(chunk.tokens) - len(sequence.guesses)
             sequence.computed += count
-            if chunk.start < sequence.prompt or count > 1:
+            self._private += count
+            if not sequence.streaming:
                 self.counters.computed_tokens += count
-            if sequence.computed <= sequence.prompt:  # prompts are shared as soon as they are there
-                self._publish(sequence)
+                self._publish(sequence)  # prompts are shared as soon as they are there
 
     def sampled(self, sequence: Sequence, token: int) -> bool:
         """`token` follows in `sequence`; false when that was the last one it may have."""
@@ -170,10 +270,28 @@ class Scheduler:
             return False
         if len(sequence.tokens) < self.limits.context:
             return True
-        if sequence.shift_keep is None:
+        if sequence.shift is None:
             return False
-        self._shift(sequence, sequence.shift_keep)
+        self._shift(sequence, sequence.shift)
         return True
+
+    def checked(self, sequence: Sequence, accepted: int) -> None:
+        """The first `accepted` guesses were right, and are among the tokens; the cells of the others are given back."""
+        guessed = len(sequence.guesses)
+        sequence.guesses = []
+        self.counters.guessed_tokens += guessed
+        self.counters.accepted_tokens += accepted
+        sequence.computed += accepted
+        self._private += accepted
+        if accepted < guessed:
+            self.cache.ops.append(Remove(_seq(sequence), sequence.computed))
+
+    def room_for_guesses(self, sequence: Sequence) -> int:
+        """How many guesses could be right and count."""
+        room = self.limits.context - len(sequence.tokens) - 2
+        if sequence.max_new is not None:
+            room = min(room, sequence.max_new - sequence.generated - 1)
+        return max(0, room)
 
     def finish(self, sequence: Sequence) -> None:
         """`sequence` is over, whether it ran or waited; what it computed is kept for those that follow."""
@@ -189,27 +307,38 @@ class Scheduler:
         self.running.clear()
         self.waiting.clear()
         self.cache.clear()
-        self.pinned = 0
+        self.pinned = self._private = 0
         return lost
 
     # --- admission
 
+    def _queue(self, sequence: Sequence) -> None:
+        bisect.insort(self.waiting, sequence, key=_turn)
+
     def _admit(self) -> None:
         for sequence in list(self.waiting):
-            if len(self.running) >= self.limits.live or not self.cache.has_seq():
+            if self._full and self.running[-1].priority <= sequence.priority:
                 break
             if self._must_wait(sequence):
                 continue  # somebody else computes its beginning: those behind it lose nothing
             if self.running and not self._fits(sequence):
                 break
+            if self._full:
+                self._preempt(self.running[-1])  # the last one matters less
+            if not self.cache.has_seq():
+                break
             self._start(sequence)
 
+    @property
+    def _full(self) -> bool:
+        return len(self.running) >= self.limits.live
+
     def _must_wait(self, sequence: Sequence) -> bool:
-        if not self.reuse or sequence.score_prompt:
+        if sequence.score_from == 0:
             return False
         if sequence.waits_for is not None:
             other, shared = sequence.waits_for
-            if other in self.running and other.computed < min(shared, other.prompt):
+            if other.seq is not None and not other.streaming and other.computed < min(shared, other.prompt):
                 return True
             sequence.waits_for = None
         sequence.waits_for = self._shared_work(sequence)
@@ -218,77 +347,158 @@ class Scheduler:
     def _shared_work(self, sequence: Sequence) -> tuple[Sequence, int] | None:
         """The running sequence that is about to compute most of this one's beginning, and how much of it."""
         best: tuple[Sequence, int] | None = None
-        known = self.cache.match(sequence.tokens)
-        for other in self.running:
-            if other.computed >= other.prompt:
-                continue
+        others = [s for s in self.running if s.computed < s.prompt and not s.streaming and s.space == sequence.space]
+        known = self.cache.match(sequence.tokens, sequence.space) if others else 0
+        for other in others:
             shared = common_prefix(sequence.tokens, other.tokens)
+            if not self.cache.cuttable:
+                shared = self._shared_state(sequence, other, shared)
             ahead = shared - max(known, other.computed)
             if ahead >= SHARE_AT_LEAST and (best is None or shared > best[1]):
                 best = (other, shared)
         return best
+
+    def _shared_state(self, sequence: Sequence, other: Sequence, shared: int) -> int:
+        """The last place within the first `shared` tokens at which `other` leaves a state to be shared."""
+        limit = min(shared, len(sequence.tokens) - 1)
+        places = self.cache.stops(_seq(other))
+        return max([place for place in places if place <= limit], default=0)
 
     def _fits(self, sequence: Sequence) -> bool:
         """Whether the prompt has room beside what the running ones are about to need."""
         growth = HEADROOM * (len(self.running) + 1)
         owed = sum(s.pending for s in self.running)
         tokens, room = sequence.tokens, self._room() + self.cache.evictable()
-        if not self.reuse:
-            return owed + len(tokens) + growth <= room
-        new = len(tokens) - self.cache.match(tokens)
-        return owed + new + growth <= room - self.cache.unlocked(tokens)
+        new = len(tokens) - self.cache.match(tokens, sequence.space)
+        return owed + new + growth <= room - self.cache.unlocked(tokens, sequence.space)
 
     def _start(self, sequence: Sequence) -> None:
-        limit = len(sequence.tokens) - 1 if self.reuse and not sequence.score_prompt else 0
-        sequence.seq, sequence.computed = self.cache.acquire(sequence.tokens, limit)
-        if not sequence.generated:
+        self._place(sequence)
+        sequence.starts += 1
+        if sequence.starts == 1:
             sequence.cached = sequence.computed
             self.counters.prompt_tokens += sequence.prompt
             self.counters.cached_tokens += sequence.cached
+        self.order.served(sequence.turn)
         self.waiting.remove(sequence)
-        bisect.insort(self.running, sequence, key=lambda s: s.arrival)
+        bisect.insort(self.running, sequence, key=_turn)
+
+    def _place(self, sequence: Sequence) -> None:
+        """Give `sequence` a seq with as much of its beginning as there is."""
+        tokens, space = sequence.tokens, sequence.space
+        limit = len(tokens) - 1 if sequence.score_from is None else min(sequence.score_from, len(tokens) - 1)
+        adopted = self.cache.adopt(tokens, sequence.reuse, limit, space) if sequence.reuse and limit else None
+        sequence.seq, sequence.computed = adopted or self.cache.acquire(tokens, limit, space)
+        sequence.held = self.cache.depth(sequence.seq)
+        if adopted is not None:
+            self.counters.moved_tokens += sequence.computed - sequence.held
+            self._private += sequence.computed - sequence.held
+        elif limit:
+            sequence.restoring = list(self.memory.find(space, tokens, sequence.computed, limit))
 
     # --- one step
 
-    def _spans(self) -> list[tuple[Sequence, int]]:
-        """Which sequence computes how many of its tokens: one for those that generate, then prompts in order."""
-        spans = [(s, 1) for s in self.running if s.pending == 1]
-        budget = self.limits.step - len(spans)
-        for sequence in self.running:
-            if sequence.pending > 1 and budget > 0:
-                count = min(sequence.pending, budget)
-                if sequence.scoring:
-                    count = min(count, SCORED_CHUNK)
+    def _spans(self) -> tuple[list[tuple[Sequence, int]], int]:
+        """Which sequence computes how many of its tokens, those that stream first; and how many those are."""
+        running = self._in_turn()
+        spans = [(s, len(s.tokens) - s.computed + len(s.guesses)) for s in running if s.streaming]
+        streams = len(spans)
+        budget = self.limits.step - sum([n for _, n in spans])
+        if budget < 0:
+            spans, budget = self._squeezed(spans), 0
+        if streams == len(running):
+            return spans, streams
+        budget = min(budget, self.limits.beside) if streams else budget
+        for sequence in running:
+            if not sequence.streaming and not sequence.restoring and budget > 0:
+                count = self._prompt_part(sequence, budget)
                 spans.append((sequence, count))
                 budget -= count
-        return spans
+        return spans, streams
+
+    def _in_turn(self) -> list[Sequence]:
+        """The running sequences of the group whose turn it is."""
+        groups = {s.group for s in self.running if not s.restoring}
+        if len(groups) < 2:
+            return self.running
+        group = min(groups, key=lambda group: self._served.get(group, 0))
+        return [s for s in self.running if s.group == group]
+
+    def _squeezed(self, spans: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+        """`spans` without guesses, and with no more than the budget allows: one token for each at least."""
+        for sequence, _ in spans:
+            sequence.guesses = []
+        spare = self.limits.step - len(spans)
+        squeezed = []
+        for sequence, _ in spans:
+            more = min(sequence.pending - 1, max(0, spare))
+            spare -= more
+            squeezed.append((sequence, 1 + more))
+        return squeezed
+
+    def _prompt_part(self, sequence: Sequence, budget: int) -> int:
+        count = min(sequence.pending, budget)
+        if sequence.scoring and sequence.computed + count > (sequence.score_from or 0):
+            count = min(count, SCORED_CHUNK)
+        if not self.cache.cuttable:
+            ends = self.cache.stops(_seq(sequence))
+            count = min([count, *(end - sequence.computed for end in ends if end > sequence.computed)])
+        return count
 
     def _chunk(self, sequence: Sequence, count: int) -> Chunk:
         start = sequence.computed
+        if sequence.streaming and count == 1:
+            last = start + 1 == len(sequence.tokens)
+            return Chunk(_seq(sequence), start, sequence.tokens[start : start + 1], int(last))
         tokens = sequence.tokens[start : start + count]
-        last = start + count == len(sequence.tokens)
-        logits = count if sequence.scoring else int(last)
-        return Chunk(_seq(sequence), start, tokens, logits)
+        last = start + len(tokens) == len(sequence.tokens)
+        if sequence.score_from is not None and not sequence.streaming:
+            logits = max(int(last), min(count, start + count - sequence.score_from))
+        else:
+            logits = 1 + len(sequence.guesses) if last else 0
+        return Chunk(_seq(sequence), start, tokens + sequence.guesses if last else tokens, max(0, logits))
 
     def _room(self) -> int:
         return self.limits.cells - self.used
 
+    def _incoming(self) -> int:
+        """Cells that restoring takes, for whole pieces, which may be more than is wanted of them."""
+        return sum(sum(piece.length for piece in s.restoring) for s in self.running if s.restoring)
+
     # --- leaving
 
-    def _publish(self, sequence: Sequence) -> None:
-        if self.reuse:
-            self.cache.extend(_seq(sequence), sequence.tokens[: sequence.computed])
+    def _publish(self, sequence: Sequence, *, saved: bool = False) -> None:
+        seq = _seq(sequence)
+        self.cache.extend(seq, sequence.tokens[: sequence.computed], saved=saved)
+        held = self.cache.depth(seq)
+        self._private -= held - sequence.held
+        sequence.held = held
 
     def _leave(self, sequence: Sequence) -> None:
         """Give the cells to the cache. (The last sampled token has none yet.)"""
         seq = _seq(sequence)
-        if self.reuse:
-            self._publish(sequence)
-        if sequence.pin and self.reuse:
+        if sequence.guesses:
+            self.checked(sequence, 0)
+        self._publish(sequence)
+        self._private -= sequence.computed - sequence.held
+        if sequence.pin:
             self.pinned += len(self.cache.held(seq))
         else:
             self.cache.release(seq)
-        sequence.seq, sequence.computed = None, 0
+        sequence.seq, sequence.computed, sequence.held = None, 0, 0
+        sequence.streaming, sequence.restoring = False, []
+
+    def _give_way(self) -> None:
+        """Nothing is left to be evicted: first guesses go, then what was to be restored, then the last one running."""
+        for sequence in self.running:
+            if sequence.guesses:
+                sequence.guesses = []
+                return
+        for sequence in reversed(self.running):
+            if sequence.restoring:
+                sequence.restoring = []
+                return
+        self._preempt(self.running[-1])
 
     def _preempt(self, sequence: Sequence) -> None:
         self.counters.preemptions += 1
@@ -297,20 +507,14 @@ class Scheduler:
     def _requeue(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._leave(sequence)
-        bisect.insort(self.waiting, sequence, key=lambda s: s.arrival)
+        self._queue(sequence)
 
-    def _shift(self, sequence: Sequence, keep: int) -> None:
-        """Drop the older half behind `keep` tokens; what is left is computed anew, so it is exact."""
+    def _shift(self, sequence: Sequence, shift: Shift) -> None:
+        """Drop the older part; what is left is computed anew, or moved where that is allowed."""
         self.counters.shifts += 1
-        self._requeue(sequence)
-        sequence.tokens = shifted(sequence.tokens, keep, self.limits.context)
-
-
-def shifted(tokens: list[int], keep: int, context: int) -> list[int]:
-    """`tokens` without enough of the oldest behind the first `keep` to leave half of the rest of `context` free."""
-    keep = min(keep, (context - 1) // 2)
-    room = max(1, (context - keep) // 2)
-    return tokens[:keep] + tokens[max(keep, len(tokens) - room) :]
+        if sequence.seq is not None:
+            self._requeue(sequence)
+        sequence.tokens, sequence.shift = shift.apply(sequence.tokens, self.limits.context)
 
 
 def total(counts: Iterable[Counts]) -> Counts:
@@ -323,3 +527,7 @@ def total(counts: Iterable[Counts]) -> Counts:
 def _seq(sequence: Sequence) -> int:
     assert sequence.seq is not None, "only running sequences have cells"
     return sequence.seq
+
+
+def _turn(sequence: Sequence) -> Turn:
+    return sequence.turn

@@ -3,59 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from infs.chat.dialects import choose, dialects
-from infs.chat.parser import Content, OutputParser, Piece, Reasoning, delta_of, new_call_id, opens_reasoning
+from infs.chat.parser import Content, OutputParser, Piece, Reasoning, Thinking, delta_of, new_call_id, opens_reasoning
 from infs.types import Tool, ToolCallDelta
+from tests.chat.hearing import Heard, hear, ids
 
 TOOLS = [Tool(name="get"), Tool(name="get_more")]
 HERMES = choose("... <tool_call> ...")
 GENERIC = choose(None)
 PLAIN = OutputParser
-
-
-@dataclass
-class Heard:
-    """What the pieces of an output come to."""
-
-    content: str = ""
-    reasoning: str = ""
-    calls: list[tuple[str, str, str]] = field(default_factory=list)
-
-    def hear(self, pieces: Sequence[Piece]) -> None:
-        """Add pieces."""
-        for piece in pieces:
-            match piece:
-                case Content(text):
-                    assert text
-                    self.content += text
-                case Reasoning(text):
-                    assert text
-                    self.reasoning += text
-                case ToolCallDelta():
-                    self._call(piece)
-
-    def _call(self, piece: ToolCallDelta) -> None:
-        if piece.id is not None:
-            assert piece.name is not None
-            assert piece.index == len(self.calls)
-            self.calls.append((piece.id, piece.name, piece.arguments))
-        else:
-            assert piece.name is None
-            assert piece.index == len(self.calls) - 1
-            call_id, name, arguments = self.calls[-1]
-            self.calls[-1] = (call_id, name, arguments + piece.arguments)
-
-
-def ids() -> Callable[[], str]:
-    numbers = iter(range(1000))
-    return lambda: f"call_{next(numbers)}"
 
 
 def hermes(*, thinking: bool = False, parallel: bool = True) -> OutputParser:
@@ -64,14 +26,6 @@ def hermes(*, thinking: bool = False, parallel: bool = True) -> OutputParser:
 
 def generic(*, thinking: bool = False, parallel: bool = True) -> OutputParser:
     return GENERIC.parser(TOOLS, thinking=thinking, parallel=parallel, make_id=ids())
-
-
-def hear(parser: OutputParser, *pieces: str) -> Heard:
-    heard = Heard()
-    for piece in pieces:
-        heard.hear(parser.feed(piece))
-    heard.hear(parser.finish())
-    return heard
 
 
 def tagged(name: str, arguments: str) -> str:
@@ -111,6 +65,33 @@ def test_tags_elsewhere_are_content() -> None:
 def test_prompts_that_open_a_block_are_known() -> None:
     assert opens_reasoning("<|im_start|>assistant\n<think>\n")
     assert not opens_reasoning("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+def test_other_marks_of_reasoning_work_alike() -> None:
+    marks = Thinking("[THINK]", "[/THINK]")
+    assert hear(OutputParser(marks=marks), " [THINK]a\n[/THINK] b") == Heard(content="b", reasoning="a")
+    assert hear(OutputParser(marks=marks), "<think>a</think> b") == Heard(content="<think>a</think> b")
+    assert opens_reasoning("[INST]hi[/INST][THINK]", marks)
+    assert not opens_reasoning("<think>", marks)
+
+
+def test_reasoning_goes_on_between_calls() -> None:
+    text = f"<think>a</think>\n{tagged('get', '{}')}\n<think>\nb\n</think>\n{tagged('get', '{}')}"
+    heard = hear(hermes(), text)
+    assert (heard.content, heard.reasoning, len(heard.calls)) == ("", "a\n\nb", 2)
+
+
+def test_one_block_after_the_other_is_reasoning() -> None:
+    assert hear(hermes(), "<think>a</think><think></think>\n<think>b</think>c") == Heard(
+        content="c", reasoning="a\n\nb"
+    )
+
+
+@pytest.mark.parametrize("before", ["Then it writes", "Look:\n\n", f"{tagged('get', '{}')} and"])
+def test_marks_behind_content_are_content(before: str) -> None:
+    heard = hear(hermes(), f"{before} <think>a</think>")
+    assert heard.content.endswith("<think>a</think>")
+    assert heard.reasoning == ""
 
 
 # --- tagged calls ---------------------------------------------------------------------------------------------

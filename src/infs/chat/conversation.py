@@ -11,9 +11,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from infs.chat.dialects import generic
+from infs.chat.dialects import Dialect
 from infs.errors import Unsupported
 from infs.types import ImagePart, Message, Tool, ToolCall
 
@@ -159,13 +160,55 @@ def merge_roles(conversation: Conversation) -> Conversation:
     return replace(conversation, messages=merged)
 
 
-def flatten_tools(conversation: Conversation) -> Conversation:
+def split_calls(conversation: Conversation) -> Conversation:
+    """Messages with one call each, followed by its answer, for a template that takes no more."""
+    messages = conversation.messages
+    split: list[Rendered] = []
+    placed: set[int] = set()
+    for index, message in enumerate(messages):
+        if index in placed:
+            continue
+        calls = message.get("tool_calls", [])
+        if len(calls) < 2:
+            split.append(message)
+            continue
+        answers = _answers(messages, index + 1)
+        for number, call in enumerate(calls):
+            rest = {} if number == 0 else {"content": None if message["content"] is None else ""}
+            split.append({**message, **rest, "tool_calls": [call]})
+            if (place := answers.get(call["id"])) is not None:
+                split.append(messages[place])
+                placed.add(place)
+    return replace(conversation, messages=split)
+
+
+def _answers(messages: list[Rendered], start: int) -> dict[str, int]:
+    """Where the answers of tools stand that follow from `start` on, by the ids of their calls."""
+    found: dict[str, int] = {}
+    for place in range(start, len(messages)):
+        if messages[place]["role"] != "tool":
+            break
+        found.setdefault(messages[place].get("tool_call_id", ""), place)
+    return found
+
+
+def describe_tools(conversation: Conversation) -> Conversation:
+    """Tools and their arguments with descriptions, be they empty: some templates cannot do without."""
+    return replace(conversation, tools=[_described_tool(tool) for tool in conversation.tools])
+
+
+def tell_tools(conversation: Conversation, dialect: Dialect) -> Conversation:
+    """Tools as plain text, for a template that cannot show them."""
+    if not conversation.tools:
+        return conversation
+    told = {"role": "system", "content": _instructions(conversation.tools, dialect)}
+    return Conversation([told, *conversation.messages], [])
+
+
+def flatten_tools(conversation: Conversation, dialect: Dialect) -> Conversation:
     """Tools, calls and answers as plain text, for a template that knows none of them."""
-    messages = [_flat(message) for message in conversation.messages]
-    if conversation.tools:
-        instructions = generic.instructions(conversation.tools)
-        messages = [{"role": "system", "content": instructions}, *messages]
-    return Conversation(messages, [])
+    messages = [_flat(message, dialect) for message in conversation.messages]
+    return tell_tools(replace(conversation, messages=messages), dialect)
 
 
 def as_parts(conversation: Conversation) -> Conversation:
@@ -177,14 +220,14 @@ def as_parts(conversation: Conversation) -> Conversation:
     return replace(conversation, messages=messages)
 
 
-def candidates(conversation: Conversation) -> Iterator[tuple[Adaptation, Form]]:
-    """The adaptations and forms to try, the least change first."""
-    for steps in _orders(conversation):
+def candidates(conversation: Conversation, dialect: Dialect) -> Iterator[tuple[Adaptation, Form]]:
+    """The adaptations and forms to try, the least change first; `dialect` is that in which the model writes calls."""
+    for steps in _orders(conversation, dialect):
         for form in forms(conversation):
             yield _chain(steps), form
 
 
-def _orders(conversation: Conversation) -> list[list[Adaptation]]:
+def _orders(conversation: Conversation, dialect: Dialect) -> list[list[Adaptation]]:
     orders: list[list[Adaptation]] = [
         [],
         [merge_system],
@@ -193,8 +236,15 @@ def _orders(conversation: Conversation) -> list[list[Adaptation]]:
         [fold_system, merge_roles],
     ]
     orders += [[*steps, as_parts] for steps in orders]
+    if any(len(message.get("tool_calls", [])) > 1 for message in conversation.messages):
+        orders += [[split_calls, *steps] for steps in orders]
+    plain = list(orders)
+    if conversation.tools:
+        orders += [[describe_tools, *steps] for steps in plain]
+    if conversation.tools and conversation.has_calls:
+        orders += [[partial(tell_tools, dialect=dialect), *steps] for steps in plain]
     if conversation.tools or conversation.has_calls:
-        orders += [[flatten_tools, *steps] for steps in orders]
+        orders += [[partial(flatten_tools, dialect=dialect), *steps] for steps in plain]
     return orders
 
 
@@ -222,10 +272,39 @@ def _join(first: Rendered, second: Rendered) -> Rendered:
     return {**joined, "tool_calls": calls} if calls else joined
 
 
-def _flat(message: Rendered) -> Rendered:
+def _instructions(tools: Sequence[Rendered], dialect: Dialect) -> str:
+    """What a model is told whose template cannot show it `tools`."""
+    listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    form = dialect.write("function_name", '{"argument_name": "value"}')
+    return (
+        f"You can call these functions:\n{listed}\n\n"
+        f"To call one, answer in this form, and with nothing else, with its name and its arguments:\n{form}"
+    )
+
+
+def _described_tool(tool: Rendered) -> Rendered:
+    function = tool["function"]
+    parameters = function["parameters"]
+    properties = parameters.get("properties")
+    if isinstance(properties, dict):
+        parts = {
+            key: {"description": "", **part} if isinstance(part, dict) else part for key, part in properties.items()
+        }
+        parameters = {**parameters, "properties": parts}
+    return {**tool, "function": {"description": "", **function, "parameters": parameters}}
+
+
+def _flat(message: Rendered, dialect: Dialect) -> Rendered:
     if message["role"] == "tool":
         name = message.get("name", "the tool")
         return {"role": "user", "content": f"Result of {name}: {message['content']}"}
-    calls = [generic.call_text(call["function"]) for call in message.get("tool_calls", [])]
+    calls = [_call_text(call["function"], dialect) for call in message.get("tool_calls", [])]
     kept = {key: value for key, value in message.items() if key != "tool_calls"}
     return {**kept, "content": _paragraphs(message["content"], *calls)} if calls else kept
+
+
+def _call_text(function: Rendered, dialect: Dialect) -> str:
+    """A call as the model writes it; `function` has arguments as an object or as JSON text."""
+    arguments = function["arguments"]
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return dialect.write(function["name"], text or "{}")

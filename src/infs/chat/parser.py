@@ -9,8 +9,35 @@ from uuid import uuid4
 from infs.chat.reader import Flow, Reader
 from infs.types import Delta, FinishReason, ToolCallDelta
 
-THINK = "<think>"
-END_THINK = "</think>"
+
+@dataclass(frozen=True)
+class Thinking:
+    """How a model sets its reasoning apart from its answer.
+
+    Attributes:
+        open, close: the texts around it.
+        end: what ends it in place of the model, when it may not think any longer: `close`, with the white space that
+            the model would put around it.
+        after: the text between `close` and the answer; white space is allowed there in any case.
+        own: the model opens a block by itself, also where its answer has to follow a grammar.
+        specials: texts in the marks that may be control tokens of a vocabulary; by default the marks themselves.
+    """
+
+    open: str
+    close: str
+    end: str = ""
+    after: str = ""
+    own: bool = False
+    specials: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "end", self.end or self.close)
+        object.__setattr__(self, "specials", self.specials or (self.open, self.close))
+
+
+THINK = Thinking("<think>", "</think>", end="\n</think>\n\n")
+
+BETWEEN_BLOCKS = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -30,9 +57,9 @@ class Reasoning:
 Piece = Content | Reasoning | ToolCallDelta
 
 
-def opens_reasoning(prompt: str) -> bool:
-    """Whether `prompt` leaves a ``<think>`` block open, so that the output begins inside it."""
-    return prompt.rstrip().endswith(THINK)
+def opens_reasoning(prompt: str, thinking: Thinking = THINK) -> bool:
+    """Whether `prompt` leaves a block of reasoning open, so that the output begins inside it."""
+    return prompt.rstrip().endswith(thinking.open)
 
 
 def delta_of(pieces: Iterable[Piece], *, index: int = 0, finish_reason: FinishReason | None = None) -> Delta:
@@ -55,11 +82,13 @@ def new_call_id() -> str:
 class Sink:
     """Collects pieces; neighbours of the same kind become one."""
 
-    def __init__(self, make_id: Callable[[], str], parallel: bool = True) -> None:
+    def __init__(self, make_id: Callable[[], str], parallel: bool = True, marks: Thinking = THINK) -> None:
+        self.marks = marks
+        self.calls = 0
         self._make_id = make_id
         self._parallel = parallel
         self._pieces: list[Piece] = []
-        self.calls = 0
+        self._thought, self._new_block = False, False
 
     @property
     def full(self) -> bool:
@@ -74,10 +103,15 @@ class Sink:
         elif text:
             self._pieces.append(Content(text))
 
+    def block(self) -> None:
+        """Reasoning begins (again)."""
+        self._new_block = self._thought
+
     def reasoning(self, text: str) -> None:
-        """A piece of the reasoning."""
+        """A piece of the reasoning; an empty line comes between one block and the next."""
         if text:
-            self._pieces.append(Reasoning(text))
+            self._pieces.append(Reasoning(BETWEEN_BLOCKS + text if self._new_block else text))
+            self._thought, self._new_block = True, False
 
     def call(self, name: str, arguments: str = "") -> None:
         """The beginning of a call."""
@@ -110,18 +144,56 @@ def read_plain(reader: Reader, sink: Sink) -> Flow[None]:
         sink.content(text)
 
 
+def read_reasoning(reader: Reader, sink: Sink, *, opened: bool = False) -> Flow[None]:
+    """Read all blocks of reasoning that come next, and the white space behind them; without one, read nothing.
+
+    Args:
+        opened: the first one was opened before.
+    """
+    while True:
+        if not opened:
+            reader.mark()
+            yield from reader.skip_space()
+            if not (yield from reader.accept(sink.marks.open)):
+                reader.back()
+                return
+            reader.since_mark()
+        opened = False
+        sink.block()
+        if not (yield from read_thought(reader, sink, sink.marks.close)):
+            return
+        yield from reader.skip_space()
+
+
+def read_thought(reader: Reader, sink: Sink, *closes: str) -> Flow[bool]:
+    """Read reasoning up to and with one of `closes`; false when the text ends before."""
+    yield from reader.skip_space()
+    while True:
+        text, ended = yield from reader.before(*closes)
+        sink.reasoning(text)
+        if ended:
+            break
+        if not text:
+            return False
+    yield from reader.skip_space()
+    yield from reader.accept_any(closes)
+    return True
+
+
 class OutputParser:
     """Takes one output apart. Its pieces, joined, do not depend on how the output was cut.
 
-    A ``<think>`` block at the beginning is reasoning; white space around its text and behind it is dropped.
-    Nothing else is, but the white space and marks around tool calls. What is no well-formed call of an offered
-    tool is content, unchanged, as far as that shows before its arguments begin.
+    Blocks of reasoning count at the beginning, and behind a tool call or another block; elsewhere their marks are
+    content. White space around their text and behind them is dropped. Nothing else is, but the white space and
+    marks around tool calls. What is no well-formed call of an offered tool is content, unchanged, as far as that
+    shows before its arguments begin.
 
     Args:
         read: reads what follows the reasoning.
         thinking: the prompt has opened the block already.
         parallel: there may be several calls; otherwise the output is over with the first.
         make_id: makes the ids of calls.
+        marks: of the reasoning.
 
     Attributes:
         done: the output is over, whatever the model goes on to write.
@@ -134,10 +206,11 @@ class OutputParser:
         thinking: bool = False,
         parallel: bool = True,
         make_id: Callable[[], str] = new_call_id,
+        marks: Thinking = THINK,
     ) -> None:
         self.done = False
         self._reader = Reader()
-        self._sink = Sink(make_id, parallel)
+        self._sink = Sink(make_id, parallel, marks)
         self._flow = self._run(read, thinking)
 
     @property
@@ -164,27 +237,6 @@ class OutputParser:
         return "tool_calls" if reason == "stop" and self.calls else reason
 
     def _run(self, read: ReadContent, thinking: bool) -> Flow[None]:
-        if not thinking:
-            self._reader.mark()
-            yield from self._reader.skip_space()
-            thinking = yield from self._reader.accept(THINK)
-            if not thinking:
-                self._reader.back()
-        if thinking:
-            yield from self._read_reasoning()
+        yield from read_reasoning(self._reader, self._sink, opened=thinking)
         yield from read(self._reader, self._sink)
         self.done = True
-
-    def _read_reasoning(self) -> Flow[None]:
-        reader = self._reader
-        yield from reader.skip_space()
-        while True:
-            text, ended = yield from reader.before(END_THINK)
-            self._sink.reasoning(text)
-            if ended:
-                break
-            if not text:
-                return
-        yield from reader.skip_space()
-        yield from reader.accept(END_THINK)
-        yield from reader.skip_space()

@@ -7,7 +7,7 @@ What is read depends only on the whole text, never on where it was cut.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -97,20 +97,48 @@ class Reader:
                 self._at += len(waiting) if cut else 0
                 return False
 
-    def before(self, literal: str) -> Flow[tuple[str, bool]]:
-        """Some text that is neither `literal` nor white space before it, and whether `literal` comes after that.
+    def accept_any(self, literals: Iterable[str]) -> Flow[str]:
+        """Read the longest of `literals` that comes next and return it; empty if none does."""
+        literals = list(literals)
+        longest = max(map(len, literals), default=0)
+        while True:
+            waiting = self._text[self._at : self._at + longest]
+            undecided = any(len(text) > len(waiting) and text.startswith(waiting) for text in literals)
+            if not undecided or not (yield from self.more()):
+                found = max((text for text in literals if waiting.startswith(text)), key=len, default="")
+                self._at += len(found)
+                return found
 
-        Called again and again, it gives all text up to `literal`, or to the end, as soon as it is certain. The
-        white space and the literal itself stay unread.
+    def before(self, *literals: str) -> Flow[tuple[str, bool]]:
+        """Some text that is neither one of `literals` nor white space before it, and whether one comes after that.
+
+        Called again and again, it gives all text up to a literal, or to the end, as soon as it is certain. The
+        white space and the literal itself stay unread. No literal may be part of another one.
         """
         while True:
             waiting = self._text[self._at :]
-            found = waiting.find(literal)
-            size = len(waiting[:found].rstrip(SPACE)) if found >= 0 else _certain(waiting, literal)
+            found = min((place for place in map(waiting.find, literals) if place >= 0), default=-1)
+            size = len(waiting[:found].rstrip(SPACE)) if found >= 0 else _certain(waiting, literals)
             if found >= 0 or size:
                 return self.take(size), found >= 0
             if not (yield from self.more()):
                 return self.take(len(waiting)), False
+
+    def until(self, literal: str, emit: Callable[[str], None]) -> Flow[bool]:
+        """Read up to and with `literal` and `emit` all text before it as it comes; false when the text ends before."""
+        while True:
+            waiting = self._text[self._at :]
+            found = waiting.find(literal)
+            size = found if found >= 0 else len(waiting) - _begun(waiting, literal)
+            if size:
+                emit(self.take(size))
+            if found >= 0:
+                self.take(len(literal))
+                return True
+            if not (yield from self.more()):
+                if rest := self.take(len(self._text) - self._at):
+                    emit(rest)
+                return False
 
     def rest(self) -> Flow[str]:
         """What comes next, as much as there is; empty at the end."""
@@ -141,11 +169,15 @@ class Reader:
         return False
 
 
-def _certain(text: str, literal: str) -> int:
-    """How much of `text` cannot belong to `literal`, or to white space before it, whatever follows."""
-    size = len(text)
-    for length in range(min(len(literal) - 1, size), 0, -1):
-        if text.endswith(literal[:length]):
-            size -= length
-            break
+def _certain(text: str, literals: Iterable[str]) -> int:
+    """How much of `text` cannot belong to one of `literals`, or to white space before it, whatever follows."""
+    size = len(text) - max((_begun(text, literal) for literal in literals), default=0)
     return len(text[:size].rstrip(SPACE))
+
+
+def _begun(text: str, literal: str) -> int:
+    """How much of `literal` stands at the end of `text`."""
+    for length in range(min(len(literal) - 1, len(text)), 0, -1):
+        if text.endswith(literal[:length]):
+            return length
+    return 0

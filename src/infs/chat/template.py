@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from infs.chat.conversation import Conversation, candidates, check_images, convert
+from infs.chat.dialects import choose
 from infs.chat.probe import Probe
 from infs.chat.tools import check_tools, offered_tools
 from infs.errors import InfsError, InvalidRequest
@@ -23,6 +24,7 @@ class ChatTemplate:
         bos_token, eos_token: the texts of these tokens, which templates may write.
 
     Attributes:
+        dialect: in which the model writes tool calls.
         plain: there is no template.
         stop: texts that end an answer beside the model's own end token; only a plain prompt needs any.
 
@@ -34,6 +36,7 @@ class ChatTemplate:
 
     def __init__(self, source: str | None, *, bos_token: str = "", eos_token: str = "") -> None:
         self.source = source
+        self.dialect = choose(source)
         self.plain = source is None
         self.stop = ["\nuser:", "\nsystem:", "\ntool:"] if self.plain else []
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
@@ -59,7 +62,7 @@ class ChatTemplate:
         tools = offered_tools(request)
         probe = Probe(request.messages, tools)
         failure: Exception | None = None
-        for adapt, form in candidates(convert(request.messages, tools)):
+        for adapt, form in candidates(convert(request.messages, tools), self.dialect):
             try:
                 if probe.is_kept(self._write(adapt(convert(probe.messages, probe.tools, form)), request)):
                     return self._prompt(request, lambda real: adapt(convert(real, tools, form)))  # noqa: B023

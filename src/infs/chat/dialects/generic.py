@@ -2,68 +2,74 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
-from typing import Any
 
-from infs.chat.dialects.base import Dialect, Freedom, call_rules
-from infs.chat.dialects.json_call import read_call
+from infs.chat.dialects.base import Calls, Dialect, Trigger, call_object, call_objects
+from infs.chat.dialects.json_call import bare_triggers, read_call
+from infs.chat.dialects.lark import Lark
 from infs.chat.parser import ReadContent, Sink, read_plain
 from infs.chat.reader import Flow, Reader
 from infs.types import Tool
 
 
-def instructions(tools: Sequence[dict[str, Any]]) -> str:
-    """What a model is told whose template cannot show it `tools`."""
-    listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    return (
-        f"You can call these functions:\n{listed}\n\n"
-        'To call one, answer with nothing but a JSON object: {"name": <function name>, "arguments": <object>}'
-    )
-
-
-def call_text(function: dict[str, Any]) -> str:
-    """A call as the model writes it; `function` has a name and arguments, as an object or as JSON text."""
-    arguments = function["arguments"]
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return f'{{"name": {json.dumps(function["name"])}, "arguments": {text or "{}"}}}'
-
-
-def _reader(names: Collection[str]) -> ReadContent:
-    def read(reader: Reader, sink: Sink) -> Flow[None]:
+def read_bare(reader: Reader, sink: Sink, names: Collection[str], *, separator: str = ",") -> Flow[None]:
+    """Read an answer that is one call or a list of them, or else none of it."""
+    had = sink.calls
+    reader.mark()
+    yield from reader.skip_space()
+    listed = yield from reader.accept("[")
+    yield from reader.skip_space()
+    while (yield from read_call(reader, sink, names, bare=True)):
+        reader.since_mark()
+        if sink.full:
+            return
         reader.mark()
         yield from reader.skip_space()
-        listed = yield from reader.accept("[")
+        if not (yield from reader.accept("," if listed else separator)):
+            break
         yield from reader.skip_space()
-        while (yield from read_call(reader, sink, names, bare=True)):
+    if sink.calls > had:
+        if listed and (yield from reader.accept("]")):
             reader.since_mark()
-            if sink.full:
-                return
-            yield from reader.skip_space()
-            reader.mark()
-            if not listed or not (yield from reader.accept(",")):
-                break
-            yield from reader.skip_space()
-        yield from _after(reader, sink, listed)
+        reader.back()
+        yield from reader.skip_space()
+    else:
+        reader.back()
+
+
+def _reader(tools: Sequence[Tool]) -> ReadContent:
+    names = {tool.name for tool in tools}
+
+    def read(reader: Reader, sink: Sink) -> Flow[None]:
+        yield from read_bare(reader, sink, names)
+        if not sink.full:
+            yield from read_plain(reader, sink)
 
     return read
 
 
-def _after(reader: Reader, sink: Sink, listed: bool) -> Flow[None]:
-    if sink.calls and listed and (yield from reader.accept("]")):
-        reader.since_mark()
-        yield from reader.skip_space()
-    sink.content(reader.since_mark())
-    yield from read_plain(reader, sink)
+def listed_calls(call: str, parallel: bool) -> str:
+    """A call, or a list of them."""
+    return f'({call} | "[" {call} (/, ?/ {call})* "]")' if parallel else call
 
 
-def _rules(tools: Sequence[Tool], freedom: Freedom) -> str:
-    ways = {
-        "one": "calls: call",
-        "some": 'calls: call | "[" call (", " call)* "]"',
-        "free": 'calls: TEXT? | call | "[" call (", " call)* "]"\nTEXT: /[^{\\[\\s](?s:.*)/',
-    }
-    return f"{ways[freedom]}\n{call_rules(tools)}"
+def _rules(lark: Lark, tools: Sequence[Tool], parallel: bool) -> Calls:
+    return Calls("", listed_calls(call_objects(lark, tools), parallel))
 
 
-DIALECT = Dialect(name="generic", marks=(), triggers=("{", "["), reader=_reader, rules=_rules, tells_from_json=False)
+def triggers(tools: Sequence[Tool]) -> tuple[Trigger, ...]:
+    """The beginnings of a bare call of one of `tools`, and of a list of calls."""
+    return (*bare_triggers(tools), *bare_triggers(tools, before="["))
+
+
+DIALECTS = (
+    Dialect(
+        name="generic",
+        marks=(),
+        triggers=triggers,
+        reader=_reader,
+        rules=_rules,
+        write=call_object,
+        tells_from_json=False,
+    ),
+)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from infs.chat.dialects.base import Dialect, Freedom, call_rules
+from infs.chat.dialects.base import Calls, Dialect, always, call_object, call_objects
 from infs.chat.dialects.json_call import read_call
+from infs.chat.dialects.lark import Lark
+from infs.chat.dialects.tagged import tagged
 from infs.chat.parser import ReadContent, Sink
 from infs.chat.reader import Flow, Reader
 from infs.types import Tool
@@ -14,42 +16,35 @@ OPEN = "<tool_call>"
 CLOSE = "</tool_call>"
 
 
-def _reader(names: Collection[str]) -> ReadContent:
-    def read(reader: Reader, sink: Sink) -> Flow[None]:
-        while True:
-            text, found = yield from reader.before(OPEN)
-            sink.content(text)
-            if found:
-                yield from _read_tagged(reader, sink, names)
-            if sink.full or not (found or text):
-                return
+def _reader(tools: Sequence[Tool]) -> ReadContent:
+    names = {tool.name for tool in tools}
 
-    return read
-
-
-def _read_tagged(reader: Reader, sink: Sink, names: Collection[str]) -> Flow[None]:
-    reader.mark()
-    yield from reader.skip_space()
-    yield from reader.accept(OPEN)
-    yield from reader.skip_space()
-    if not (yield from read_call(reader, sink, names)):
-        sink.content(reader.since_mark())
-        return
-    reader.since_mark()
-    yield from reader.skip_space()
-    yield from reader.accept(CLOSE, cut=True)
-    if not sink.full:
+    def read(reader: Reader, sink: Sink) -> Flow[bool]:
+        yield from reader.accept(OPEN)
         yield from reader.skip_space()
+        if not (yield from read_call(reader, sink, names)):
+            return False
+        reader.since_mark()
+        yield from reader.skip_space()
+        yield from reader.accept(CLOSE, cut=True)
+        return True
+
+    return tagged([OPEN], read)
 
 
-def _rules(tools: Sequence[Tool], freedom: Freedom) -> str:
-    # The tag that follows free text is part of the text's own token, which ends with the first one it meets.
-    ways = {
-        "one": f'calls: "{OPEN}\\n" body',
-        "some": f'calls: "{OPEN}\\n" body (/\\n?/ "{OPEN}\\n" body)*',
-        "free": f'calls: (opened "\\n" body)* TEXT\nopened[lazy]: TEXT "{OPEN}"\nTEXT: /(?s:.*)/',
-    }
-    return f'{ways[freedom]}\nbody: call "\\n{CLOSE}"\n{call_rules(tools)}'
+def _rules(lark: Lark, tools: Sequence[Tool], parallel: bool) -> Calls:
+    block = f"/\\n?/ {call_objects(lark, tools)} /\\n?/ {lark.text(CLOSE)}"
+    return Calls(OPEN, lark.rule(block), again="/\\n?/")
 
 
-DIALECT = Dialect(name="hermes", marks=(OPEN,), triggers=(OPEN,), reader=_reader, rules=_rules)
+DIALECTS = (
+    Dialect(
+        name="hermes",
+        marks=(OPEN,),
+        triggers=always(OPEN),
+        reader=_reader,
+        rules=_rules,
+        write=lambda name, arguments: f"{OPEN}\n{call_object(name, arguments)}\n{CLOSE}",
+        call_tokens=(OPEN, CLOSE),
+    ),
+)

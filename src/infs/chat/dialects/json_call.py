@@ -1,15 +1,22 @@
-"""Reading one call written as a JSON object, which several dialects share."""
+"""Reading calls written as JSON objects, which several dialects share."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+from infs.chat.dialects.base import Trigger
 from infs.chat.parser import Sink
 from infs.chat.reader import Flow, Reader
+from infs.types import Tool
 
 NAME = "name"
 ARGUMENTS = ("arguments", "parameters")
+BESIDE = ("id", "type")
+"""Keys that some models write too, with texts that say nothing new."""
+
+# As a trigger, the way to the name of a tool can be written in these ways; the grammar knows the first.
+_HEADS = ('{"name": ', '{"name":', '{ "name": ', '{\n  "name": ', '{\n    "name": ')
 
 
 def read_call(reader: Reader, sink: Sink, names: Collection[str], *, bare: bool = False) -> Flow[bool]:
@@ -38,7 +45,7 @@ def read_call(reader: Reader, sink: Sink, names: Collection[str], *, bare: bool 
             arguments = yield from _arguments(reader)
             if arguments is None:
                 return False
-        else:
+        elif key not in BESIDE or (yield from _string(reader)) is None:
             return False
         yield from reader.skip_space()
         if (yield from reader.accept("}")):
@@ -51,12 +58,52 @@ def read_call(reader: Reader, sink: Sink, names: Collection[str], *, bare: bool 
     return True
 
 
+def read_arguments(reader: Reader, sink: Sink, name: str) -> Flow[bool]:
+    """Read an object, behind white space, as the arguments of a call of `name`; false if none comes."""
+    yield from reader.skip_space()
+    if (yield from reader.peek()) != "{":
+        return False
+    reader.since_mark()
+    sink.call(name)
+    yield from reader.span(sink.arguments)
+    return True
+
+
+def bare_triggers(tools: Sequence[Tool], *, before: str = "") -> tuple[Trigger, ...]:
+    """Triggers for calls that no mark tells from other JSON: the whole way to the name of a tool.
+
+    Args:
+        before: what stands before the object.
+    """
+    return tuple(
+        Trigger(f"{before}{head}{json.dumps(tool.name)}", True, f"{before}{_HEADS[0]}{json.dumps(tool.name)}")
+        for tool in tools
+        for head in _HEADS
+    )
+
+
 def _stream(reader: Reader, sink: Sink, name: str) -> Flow[None]:
     reader.since_mark()
     sink.call(name)
     if (yield from reader.span(sink.arguments)):
+        yield from _close(reader)
+
+
+def _close(reader: Reader) -> Flow[None]:
+    """Read what may follow the arguments in their object; what does not belong there stays unread."""
+    while True:
+        reader.mark()
         yield from reader.skip_space()
-        yield from reader.accept("}")
+        if not (yield from reader.accept(",")):
+            break
+        if (yield from _key(reader)) not in BESIDE or (yield from _string(reader)) is None:
+            reader.back()
+            return
+        reader.since_mark()
+    if (yield from reader.accept("}")):
+        reader.since_mark()
+    else:
+        reader.back()
 
 
 def _key(reader: Reader) -> Flow[str | None]:

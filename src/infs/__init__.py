@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from infs.config import Config, DeviceConfig, ModelConfig, load_config
+from infs.config import Config, DeviceConfig, ModelConfig, ToolConfig, load_config
 from infs.demo import demo_model
 from infs.errors import InfsError
 from infs.runner import Runner
 from infs.server import InferenceServer
+from infs.toolbox import ServerTool, ToolContext, tool
 from infs.types import (
     ChatCompletionRequest,
     ChatCompletionResult,
@@ -20,11 +21,14 @@ from infs.types import (
     Message,
     Progress,
     Request,
+    RerankRequest,
+    RerankResult,
     Result,
     TextCompletionRequest,
     TextCompletionResult,
     Tool,
     ToolCall,
+    ToolUse,
     Usage,
 )
 from infs.version import VERSION as __version__
@@ -44,14 +48,21 @@ __all__ = [
     "ModelConfig",
     "Progress",
     "Request",
+    "RerankRequest",
+    "RerankResult",
     "Result",
     "Runner",
+    "ServerTool",
     "TextCompletionRequest",
     "TextCompletionResult",
     "Tool",
     "ToolCall",
+    "ToolConfig",
+    "ToolContext",
+    "ToolUse",
     "Usage",
     "__version__",
     "demo_model",
     "load_config",
+    "tool",
 ]

@@ -12,7 +12,7 @@ import msgspec
 
 from infs.config import ModelConfig
 from infs.errors import Failure
-from infs.types import TASKS, Delta, Event, Progress, Request
+from infs.types import TASKS, Delta, Event, Progress, Request, ToolUse
 
 PROTOCOL = 1
 MAX_FRAME = 1 << 30  # a longer one is a broken stream, not a message
@@ -33,13 +33,14 @@ class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
 
 
 class Load(Frame, frozen=True, kw_only=True, tag="load"):
-    """Parent to worker, first: what to load with which engine. `path` is a local file or folder."""
+    """Parent to worker, first: what to load with which engine. `path` is a local file or folder, `cache` a folder."""
 
     model: str
     engine: str
     factory: str
     path: str | None
     config: ModelConfig
+    cache: str | None = None
 
 
 class Loaded(Frame, frozen=True, kw_only=True, tag="loaded"):
@@ -105,7 +106,7 @@ class RequestCodec:
         kinds = tuple((tasks if tasks is not None else TASKS).values())
         results = tuple(kind.result_type for kind in kinds)
         self._requests: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_union(kinds))
-        self._events: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_union((Progress, Delta, *results)))
+        self._events: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_union((Progress, Delta, ToolUse, *results)))
 
     def encode(self, value: Request[Any] | Event) -> msgspec.Raw:
         """`value` as msgpack."""

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from infs.errors import ConfigError
-from infs.types import GENERATION_OPTIONS, GenerationRequest, Message, explain
+from infs.types import GENERATION_OPTIONS, GenerationRequest, Message, OwnConstraint, explain
 
 MODEL_ID = r"^[a-zA-Z0-9_:./-]+$"
 DEFAULT_FILE = "infs.toml"
@@ -31,6 +31,9 @@ ENV_PREFIX = "INFS_"
 
 Seconds = Annotated[float, Meta(ge=0.0)]
 Positive = Annotated[int, Meta(ge=1)]
+
+
+_GRAMMAR: Any = OwnConstraint | str
 
 
 class DeviceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,12 +63,35 @@ class Preload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prefix: str | None = None
 
 
+class ToolConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tool that the server carries out.
+
+    Attributes:
+        handler: ``"module:function"``, found in the working directory or among installed packages.
+        name, description: instead of the function's own name and docstring.
+        parameters: a JSON Schema; the function then gets one dictionary. By default the function's parameters and
+            their types are what counts.
+        strict: make the arguments fit the schema while they are written.
+        parallel: it may run at the same time as other calls, as it does by default.
+        timeout: seconds that a call may take.
+    """
+
+    handler: str
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    parallel: bool | None = None
+    timeout: Annotated[float, Meta(gt=0.0)] | None = None
+
+
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model. Exactly one of `url` and `file` names its files (an engine of your own may need neither).
 
     Attributes:
         task: what the model is for: ``"text-completion"`` and ``"chat-completion"`` (which go together) leave
-            embeddings out, ``"embedding"`` loads it for these alone; by default all that its engine can do with it.
+            embeddings out, ``"embedding"`` and ``"rerank"`` load it for these alone; by default all that its engine
+            can do with it.
         engine: name of the engine.
         url: a Hugging Face URL, ``hf:org/repo/file``, or any http(s) URL.
         file: a path; a relative one starts at the cache.
@@ -81,10 +107,13 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         completion_defaults: generation settings for requests that do not give them.
         preload: a beginning that many requests share.
         chat_template: a Jinja template that replaces the model's own.
+        tools: functions that the model may call in every chat, run by the server.
+        max_tool_rounds: how often their results are fed back in one request, at most.
+        grammars: constraints that requests may name; a text is GBNF.
         options: settings of the engine; each engine documents its own.
     """
 
-    task: Literal["text-completion", "chat-completion", "embedding"] | None = None
+    task: Literal["text-completion", "chat-completion", "embedding", "rerank"] | None = None
     engine: str = "llama-cpp"
     url: str | None = None
     file: str | None = None
@@ -101,6 +130,9 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     completion_defaults: dict[str, Any] = {}
     preload: Preload | None = None
     chat_template: str | None = None
+    grammars: dict[str, OwnConstraint | str] = {}
+    tools: list[ToolConfig] = []
+    max_tool_rounds: Positive = 8
     options: dict[str, Any] = {}
 
 
@@ -242,11 +274,23 @@ def parse_model(name: str, data: Any, where: str = "the configuration") -> Model
     if model.preload is not None and (model.preload.messages is None) == (model.preload.prefix is None):
         raise ConfigError(f"{where}: {key}.preload needs messages or prefix, and not both.", param=key)
     defaults = check_defaults(model.completion_defaults, where, f"{key}.completion_defaults")
+    _check_named(defaults.get("constraint"), model.grammars, where, f"{key}.completion_defaults.constraint")
     return msgspec.structs.replace(model, completion_defaults=defaults)
+
+
+def _check_named(constraint: Any, grammars: Mapping[str, Any], where: str, key: str) -> None:
+    """Raise `ConfigError` where the default constraint, as plain data, is a named one that is not there."""
+    if constraint and constraint["type"] == "named" and (name := constraint["name"]) not in grammars:
+        there = ", ".join(sorted(grammars)) or "none"
+        raise ConfigError(f"{where}: {key}: there is no grammar {name!r} in grammars; there are: {there}.", param=key)
 
 
 def _convert_model(data: Any, where: str, key: str) -> ModelConfig:
     check_keys(data, ModelConfig, where, key)
+    grammars = data.get("grammars") if isinstance(data, Mapping) else None
+    if isinstance(grammars, Mapping):  # one by one, so that errors say which
+        for name, grammar in grammars.items():
+            convert(grammar, _GRAMMAR, where, f"{key}.grammars.{name}")
     return convert(data, ModelConfig, where, key)
 
 
@@ -294,18 +338,42 @@ def check_keys(data: Any, kind: Any, where: str, prefix: str = "") -> None:
     Raises:
         ConfigError: naming the nearest key that there is.
     """
+    kind = _member(kind, data, where, prefix)
     if not isinstance(data, Mapping) or not (isinstance(kind, type) and issubclass(kind, Struct)):
         return
-    _check_names(data, kind.__struct_fields__, where, prefix)
+    tag = kind.__struct_config__.tag_field
+    _check_names(data, (*kind.__struct_fields__, *([tag] if tag else [])), where, prefix)
     hints = typing.get_type_hints(kind)
     for name, value in data.items():
+        if name == tag:
+            continue
         inner = f"{prefix}.{name}" if prefix else str(name)
         for option in _options(hints[name]):
             if typing.get_origin(option) is dict and isinstance(value, Mapping):
                 for key, item in value.items():
                     check_keys(item, typing.get_args(option)[1], where, f"{inner}.{key}")
+            elif typing.get_origin(option) is list and isinstance(value, list):
+                for number, item in enumerate(value):
+                    check_keys(item, typing.get_args(option)[0], where, f"{inner}[{number}]")
             else:
                 check_keys(value, option, where, inner)
+
+
+def _member(kind: Any, data: Any, where: str, prefix: str) -> Any:
+    """Of a union of tagged structs the one that `data` says it is; any other `kind` itself."""
+    tagged = {
+        option.__struct_config__.tag: option
+        for option in _options(kind)
+        if isinstance(option, type) and issubclass(option, Struct) and option.__struct_config__.tag is not None
+    }
+    if len(tagged) < 2 or not isinstance(data, Mapping):
+        return kind
+    field = next(iter(tagged.values())).__struct_config__.tag_field
+    if (said := data.get(field)) not in tagged:
+        full = f"{prefix}.{field}"
+        what = f"{said!r} is none of" if field in data else "it is missing; there are"
+        raise ConfigError(f"{where}: {full}: {what} {', '.join(map(repr, sorted(tagged)))}.", param=full)
+    return tagged[said]
 
 
 def _check_names(data: Mapping[str, Any], known: typing.Iterable[str], where: str, prefix: str) -> None:
@@ -444,6 +512,7 @@ __all__ = [
     "ModelConfig",
     "Preload",
     "ServerConfig",
+    "ToolConfig",
     "load_config",
     "parse_config",
     "parse_model",

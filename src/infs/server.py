@@ -15,12 +15,25 @@ import msgspec
 
 from infs.config import Config, HubConfig, ModelConfig, parse_model, typed_defaults
 from infs.engines.base import Engine, EngineSpec, find_engine
-from infs.errors import GenerationFailed, RequestTimeout, ServerClosed, Unsupported
+from infs.errors import GenerationFailed, InvalidRequest, RequestTimeout, ServerClosed, Unsupported
 from infs.pool.instance import Instance
 from infs.pool.pool import Pool
 from infs.runner import Conveniences
 from infs.store import Store
-from infs.types import UNSET, Event, GenerationRequest, Progress, R, Request, Result, validate
+from infs.toolbox import Toolbox, equip, load_tools
+from infs.types import (
+    UNSET,
+    ChatCompletionRequest,
+    Event,
+    GenerationRequest,
+    NamedConstraint,
+    Progress,
+    R,
+    Request,
+    Result,
+    own_constraint,
+    validate,
+)
 from infs.version import VERSION
 
 EngineFactory = EngineSpec | Callable[[], Engine]
@@ -39,7 +52,7 @@ class InferenceServer(Conveniences):
         log: where to log; the logger ``infs`` by default.
 
     Raises:
-        ConfigError: with the key and what to do about it.
+        ConfigError: with the key and what to do about it; also when a tool of the configuration cannot be imported.
         EngineNotFound: a model names an engine that is not known.
 
     Example:
@@ -67,8 +80,9 @@ class InferenceServer(Conveniences):
         with_engines = {name: (config, find_engine(config.engine, specs)) for name, config in self._models.items()}
         for name, (config, spec) in with_engines.items():
             spec.check_model(name, config)
+        self._tools = {name: load_tools(name, config) for name, config in self._models.items()}
         self.store = Store(cache_path, hub=hub or HubConfig(), log=self._log)
-        self.pool = Pool(with_engines, self.store, concurrency=concurrency, log=self._log)
+        self.pool = Pool(with_engines, self.store, concurrency=concurrency, cache=self.store.cache, log=self._log)
         self._background: set[asyncio.Task[Any]] = set()
         self._requests = 0
         self._failed = 0
@@ -162,10 +176,12 @@ class InferenceServer(Conveniences):
         if self.closing:
             raise ServerClosed("The server is shutting down.", retry_after=5.0)
         self.pool.check_model(request.model)
-        request = validate(self._with_defaults(request))
+        asked, toolbox = self._equip(self._with_grammar(self._with_defaults(request)))
+        validate(asked)
         self._requests += 1
         try:
-            async with contextlib.aclosing(_timed(self._events(request), request.timeout)) as events:
+            happening = self._events(asked) if toolbox is None else toolbox.run(asked, self._events)
+            async with contextlib.aclosing(_timed(happening, asked.timeout)) as events:
                 async for event in events:
                     yield event
         finally:
@@ -184,6 +200,13 @@ class InferenceServer(Conveniences):
         finally:
             await waiting.end()
 
+    def _equip(self, request: Request[Any]) -> tuple[Any, Toolbox | None]:
+        """`request` with the model's tools, and those of them that are run here."""
+        if not isinstance(request, ChatCompletionRequest):
+            return request, None
+        rounds = self._models[request.model].max_tool_rounds
+        return equip(request, self._tools[request.model], rounds, self._log)
+
     def _with_defaults(self, request: Request[Any]) -> Request[Any]:
         """`request` with the model's settings in the places that it leaves open."""
         if not isinstance(request, GenerationRequest):
@@ -191,6 +214,19 @@ class InferenceServer(Conveniences):
         defaults = self._defaults[request.model]
         missing = {name: value for name, value in defaults.items() if getattr(request, name) is UNSET}
         return msgspec.structs.replace(request, **missing) if missing else request
+
+    def _with_grammar(self, request: Request[Any]) -> Request[Any]:
+        """`request` with the model's grammar in the place of its name."""
+        if not isinstance(request, GenerationRequest) or not isinstance(request.constraint, NamedConstraint):
+            return request
+        name, grammars = request.constraint.name, self._models[request.model].grammars
+        if name not in grammars:
+            there = ", ".join(sorted(grammars)) or "none"
+            raise InvalidRequest(
+                f"The model {request.model!r} has no grammar {name!r} in its configuration; there are: {there}.",
+                param="constraint",
+            )
+        return msgspec.structs.replace(request, constraint=own_constraint(grammars[name]))
 
     # --- status
 

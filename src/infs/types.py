@@ -39,11 +39,17 @@ __all__ = [
     "ImagePart",
     "JsonConstraint",
     "LogitBias",
+    "LoraScale",
     "Message",
+    "NamedConstraint",
     "NamedTool",
+    "OwnConstraint",
     "Progress",
+    "RankedDocument",
     "RegexConstraint",
     "Request",
+    "RerankRequest",
+    "RerankResult",
     "Result",
     "TextCompletionRequest",
     "TextCompletionResult",
@@ -52,6 +58,7 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolCallDelta",
+    "ToolUse",
     "TopLogprob",
     "UnsetType",
     "Usage",
@@ -152,6 +159,18 @@ class Delta(Event, frozen=True, kw_only=True, tag="delta"):
     finish_reason: FinishReason | None = None
 
 
+class ToolUse(Event, frozen=True, kw_only=True, tag="tool-use"):
+    """A call that the server carries out for choice number `index`: told when it begins, and again with its `result`.
+
+    `failed`: the result is the text of an error.
+    """
+
+    index: int = 0
+    call: ToolCall
+    result: str | None = None
+    failed: bool = False
+
+
 class CompletionChoice(Struct, frozen=True, kw_only=True):
     """One text. `logprobs` is ``None`` unless asked for."""
 
@@ -182,12 +201,16 @@ class AssistantMessage(Struct, frozen=True, kw_only=True):
 
 
 class ChatChoice(Struct, frozen=True, kw_only=True):
-    """One answer. `logprobs` is ``None`` unless asked for."""
+    """One answer. `logprobs` is ``None`` unless asked for.
+
+    `messages` were said between the request and the answer: calls that the server carried out, and their results.
+    """
 
     index: int
     message: AssistantMessage
     finish_reason: FinishReason
     logprobs: list[TokenLogprob] | None = None
+    messages: list[Message] = []
 
 
 class ChatCompletionResult(Result, frozen=True, kw_only=True, tag="chat-completion-result"):
@@ -214,23 +237,43 @@ class EmbeddingResult(Result, frozen=True, kw_only=True, tag="embedding-result")
         return [list(memoryview(vector).cast("f")) for vector in self.vectors]
 
 
+class RankedDocument(Struct, frozen=True, kw_only=True):
+    """How well the document number `index` answers the query: the higher the `score`, the better."""
+
+    index: int
+    score: float
+
+
+class RerankResult(Result, frozen=True, kw_only=True, tag="rerank-result"):
+    """The documents, the best first. Scores are the model's own; most have no bounds."""
+
+    documents: list[RankedDocument]
+    usage: Usage
+
+
 # --- structured output ----------------------------------------------------------------------------------------
 
 
 class JsonConstraint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="json"):
-    """The output is JSON that fits `schema`; without one, any JSON object."""
+    """The output is JSON that fits `schema`; without one, any JSON object.
+
+    `whitespace` is ``compact`` (one space behind each comma and colon, which leaves little to choose and is fast) or
+    ``flexible`` (line breaks and indentation as the model likes). By default it is compact with a schema, and flexible
+    without one, where the model is free to show structure by layout.
+    """
 
     schema: dict[str, Any] | None = None
+    whitespace: Literal["compact", "flexible"] | None = None
 
 
 class RegexConstraint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="regex"):
-    """The whole output matches `pattern` (Rust regex syntax)."""
+    """The whole output matches `pattern` (Rust regex syntax), with or without ``^`` and ``$`` around it."""
 
     pattern: str
 
 
 class ChoiceConstraint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="choice"):
-    """The output is one of `options`."""
+    """The output is one of `options`, exactly. One may be the beginning of another, or empty."""
 
     options: Annotated[list[str], Meta(min_length=1)]
 
@@ -242,7 +285,19 @@ class GrammarConstraint(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     syntax: Literal["gbnf", "lark"] = "gbnf"
 
 
-Constraint = JsonConstraint | RegexConstraint | ChoiceConstraint | GrammarConstraint
+class NamedConstraint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="named"):
+    """What the model's configuration has in `grammars` by this name. The facade puts that in its place."""
+
+    name: str
+
+
+OwnConstraint = JsonConstraint | RegexConstraint | ChoiceConstraint | GrammarConstraint
+Constraint = OwnConstraint | NamedConstraint
+
+
+def own_constraint(grammar: OwnConstraint | str) -> OwnConstraint:
+    """What `grammars` of a configuration holds: a text is GBNF."""
+    return GrammarConstraint(grammar=grammar) if isinstance(grammar, str) else grammar
 
 
 class LogitBias(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -250,6 +305,13 @@ class LogitBias(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     token: TokenId | str
     bias: Annotated[float, Meta(ge=-100.0, le=100.0)]
+
+
+class LoraScale(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Applies the adapter called `name` with this `scale`."""
+
+    name: str
+    scale: Annotated[float, Meta(ge=-100.0, le=100.0)] = 1.0
 
 
 # --- messages -------------------------------------------------------------------------------------------------
@@ -308,13 +370,21 @@ class NamedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Request(Struct, Generic[R], frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="task"):
-    """What goes in. `timeout` is in seconds, from the moment of asking to the result."""
+    """What goes in.
+
+    Attributes:
+        timeout: seconds, from the moment of asking to the result.
+        priority: requests with a lower number go first; those with the same number in turn, client by client.
+        client: who asks, where that is known: clients with the same priority get equal shares.
+    """
 
     task: ClassVar[str]
     result_type: ClassVar[type[Result]]
 
     model: str
     timeout: Annotated[float, Meta(gt=0.0)] | None = None
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    client: Annotated[str, Meta(max_length=512)] = ""
 
 
 class GenerationRequest(Request[R], Generic[R], frozen=True, kw_only=True):
@@ -324,7 +394,16 @@ class GenerationRequest(Request[R], Generic[R], frozen=True, kw_only=True):
 
     The sampling settings mean what they mean in llama.cpp. `context_overflow` says what happens when prompt and
     output no longer fit into the context: end with ``length`` and refuse longer prompts, or drop the oldest half
-    behind the first `context_keep` tokens and go on.
+    behind the first `context_keep` tokens and go on; of a chat, the oldest messages behind those of the system.
+
+    Attributes:
+        cache_salt: what is cached is shared only between requests with the same one.
+        cache_reuse: when messages were dropped from a conversation, runs of at least so many cached tokens are moved
+            to their new place instead of being computed anew; 0 moves none. An approximation: the moved tokens have
+            seen the dropped ones.
+        reasoning_budget: tokens that the model may think before it has to answer.
+        speculation: guess tokens and check several at once, where that pays; never changes greedy output.
+        lora: the adapters of the model's configuration to apply, instead of their configured scales.
     """
 
     max_tokens: Count | UnsetType | None = UNSET
@@ -337,6 +416,11 @@ class GenerationRequest(Request[R], Generic[R], frozen=True, kw_only=True):
     ignore_eos: bool | UnsetType = UNSET
     context_overflow: Literal["refuse", "shift"] | UnsetType = UNSET
     context_keep: Count | UnsetType = UNSET
+    cache_salt: Annotated[str, Meta(max_length=512)] | UnsetType = UNSET
+    cache_reuse: Count | UnsetType = UNSET
+    reasoning_budget: Count | UnsetType | None = UNSET
+    speculation: Literal["auto", "off"] | UnsetType = UNSET
+    lora: list[LoraScale] | UnsetType = UNSET
 
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | UnsetType = UNSET
     top_k: Annotated[int, Meta(ge=-1)] | UnsetType = UNSET
@@ -389,7 +473,8 @@ class ChatCompletionRequest(GenerationRequest[ChatCompletionResult], frozen=True
     """Answer a conversation.
 
     `continue_final_message` goes on with the last message, which must be the assistant's, instead of opening a
-    new one. `template_options` are variables for the model's chat template.
+    new one. `template_options` are variables for the model's chat template. `max_tool_rounds`: how often the results of
+    tools that the server carries out are fed back, at most; by default as the model's configuration says.
     """
 
     task = "chat-completion"
@@ -399,6 +484,7 @@ class ChatCompletionRequest(GenerationRequest[ChatCompletionResult], frozen=True
     tools: list[Tool] = []
     tool_choice: Literal["auto", "none", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool = True
+    max_tool_rounds: Positive | None = None
     continue_final_message: bool = False
     template_options: dict[str, Any] = {}
 
@@ -417,8 +503,19 @@ class EmbeddingRequest(Request[EmbeddingResult], frozen=True, kw_only=True, tag=
     normalize: bool = True
 
 
+class RerankRequest(Request[RerankResult], frozen=True, kw_only=True, tag="rerank"):
+    """Put documents into the order in which they answer a query; of the best `top_n`, or all."""
+
+    task = "rerank"
+    result_type = RerankResult
+
+    query: str
+    documents: Annotated[list[str], Meta(min_length=1)]
+    top_n: Positive | None = None
+
+
 TASKS: dict[str, type[Request[Any]]] = {
-    kind.task: kind for kind in (TextCompletionRequest, ChatCompletionRequest, EmbeddingRequest)
+    kind.task: kind for kind in (TextCompletionRequest, ChatCompletionRequest, EmbeddingRequest, RerankRequest)
 }
 
 # --- checks ---------------------------------------------------------------------------------------------------

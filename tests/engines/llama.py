@@ -29,7 +29,8 @@ from infs.types import (
 
 
 def demo_server(**model: Any) -> InferenceServer:
-    """A server whose one model, ``m``, is the demo model with other settings."""
+    """A server whose one model, ``m``, is the demo model with other settings; nothing is cached on disk unless told."""
+    model["options"] = {"disk_cache": 0, **model.get("options", {})}
     return InferenceServer({"m": msgspec.structs.replace(demo_model(), **model)})
 
 

@@ -230,7 +230,7 @@ async def test_a_model_without_a_template_gets_plain_lines(tmp_path: Path, caplo
     assert "no chat template" in caplog.text
 
 
-async def test_a_recurrent_model_answers_and_keeps_nothing(tmp_path: Path) -> None:
+async def test_a_recurrent_model_answers_and_goes_on_with_states_it_kept(tmp_path: Path) -> None:
     path = write_mamba(tmp_path / "mamba.gguf")
     prompts = ["hello", "the river " * 12, "a", "the river " * 12 + "b"]
     async with demo_server(file=str(path), max_sequences=3) as server:
@@ -242,7 +242,7 @@ async def test_a_recurrent_model_answers_and_keeps_nothing(tmp_path: Path) -> No
             second = result.choices[0].logprobs or []
             assert second[0].logprob == pytest.approx(first[0].logprob, abs=0.02)
             assert second[0].top[0].logprob == pytest.approx(first[0].top[0].logprob, abs=0.02)
-        assert all(result.usage.cached_tokens == 0 for result in together)
+        assert any(result.usage.cached_tokens for result in together), "a state that was kept is gone on with"
         notes = (await server.status())["models"]["m"]["instances"][0]["notes"]
         assert any("cannot be cut" in note for note in notes)
         choices = await server.run(text("abc", n=3, max_tokens=5, temperature=1.0, seed=1))

@@ -16,9 +16,10 @@ import pytest_asyncio
 
 from infs.config import DeviceConfig
 from infs.demo import MODEL_FILE, demo_model
-from infs.engines.llama_cpp.decoder import context_params, new_context
-from infs.engines.llama_cpp.model import LlamaModel, check_file
-from infs.engines.llama_cpp.native import choose_devices, cpu_threads, has_tensor
+from infs.engines.llama_cpp.contexts import context_params, new_context
+from infs.engines.llama_cpp.gguf_file import check_file, has_tensor
+from infs.engines.llama_cpp.model import LlamaModel
+from infs.engines.llama_cpp.native import choose_devices, cpu_threads
 from infs.engines.llama_cpp.options import LlamaOptions
 from infs.errors import ConfigError, EngineError, InfsError, LoadFailed, SourceError
 from infs.server import InferenceServer

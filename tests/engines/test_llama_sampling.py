@@ -28,6 +28,11 @@ NOT_SAMPLING = {
     "ignore_eos",
     "context_overflow",
     "context_keep",
+    "cache_salt",
+    "cache_reuse",
+    "reasoning_budget",
+    "speculation",
+    "lora",
 }
 PLAIN: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 7}
 GREEDY: dict[str, Any] = {"temperature": 0.0}
@@ -46,7 +51,7 @@ class Drawing:
 
     def __init__(self, model: LlamaModel, options: dict[str, Any], before: Sequence[int] = (), **more: Any) -> None:
         self.sampler = Sampler(model, Sampling.of(options), **{"context": 1024, **more})
-        self.sampler.accept_prompt(before)
+        self.sampler.note(before)
 
     def draw(self, scores: Sequence[float], tokens: Sequence[int] | None = None) -> int:
         tokens = tokens or range(len(scores))

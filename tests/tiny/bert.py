@@ -13,11 +13,25 @@ WIDTH, LAYERS, HEADS, HIDDEN = 32, 2, 4, 64
 POOLING = {"mean": gguf.PoolingType.MEAN, "cls": gguf.PoolingType.CLS, "rank": gguf.PoolingType.RANK}
 
 
-def write_bert(path: Path, *, pooling: Literal["mean", "cls", "rank"], context: int = 64, seed: int = 0) -> Path:
-    """A BERT whose file names its `pooling`; with ``rank`` it has a head that gives one score."""
+def write_bert(
+    path: Path,
+    *,
+    pooling: Literal["mean", "cls", "rank"],
+    context: int = 64,
+    seed: int = 0,
+    template: str | None = None,
+    add_eos: bool | None = None,
+    add_sep: bool | None = None,
+) -> Path:
+    """A BERT whose file names its `pooling`; with ``rank`` it has a head that gives one score.
+
+    See `add_word_vocabulary`. `template` is for pairs of a query and a document.
+    """
     file = TinyFile(path, "bert", seed=seed)
     writer = file.writer
-    size = add_word_vocabulary(file)
+    size = add_word_vocabulary(file, add_eos=add_eos, add_sep=add_sep)
+    if template is not None:
+        writer.add_string("tokenizer.chat_template.rerank", template)
     writer.add_name("tiny bert")
     writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -11,17 +12,21 @@ SPECIAL = ("<|end|>", "<|user|>", "<|assistant|>")
 
 
 class TinyFile:
-    """A GGUF file on its way. Tensors get random values, the same for the same `seed`."""
+    """A GGUF file on its way. Tensors get random values, the same for the same `seed`, and what is in `plus` on top."""
 
-    def __init__(self, path: Path, architecture: str, *, seed: int = 0) -> None:
+    def __init__(
+        self, path: Path, architecture: str, *, seed: int = 0, plus: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         self._path = path
+        self._plus = dict(plus or {})
         self._random = np.random.default_rng(seed)
         self.writer = gguf.GGUFWriter(path, architecture)
         self.writer.add_file_type(gguf.LlamaFileType.ALL_F32)
 
     def tensor(self, name: str, *shape: int, scale: float = 0.2) -> None:
         """A matrix, or the like, of `shape` (rows first)."""
-        self.writer.add_tensor(name, self._random.normal(0.0, scale, shape).astype(np.float32))
+        values = self._random.normal(0.0, scale, shape).astype(np.float32)
+        self.writer.add_tensor(name, (values + self._plus.get(name, 0.0)).astype(np.float32))
 
     def norm(self, name: str, size: int, *, bias: bool = False) -> None:
         """The weight of a normalisation, near one."""
@@ -65,8 +70,12 @@ def add_byte_vocabulary(file: TinyFile, *, pre: str = "gpt-2", add_bos: bool = F
     return len(tokens)
 
 
-def add_word_vocabulary(file: TinyFile) -> int:
-    """A WordPiece vocabulary of the printable ASCII characters, as beginnings and insides of words."""
+def add_word_vocabulary(file: TinyFile, *, add_eos: bool | None = None, add_sep: bool | None = None) -> int:
+    """A WordPiece vocabulary of the printable ASCII characters, as beginnings and insides of words.
+
+    Args:
+        add_eos, add_sep: what the file says of the ends of texts, and of what is between two; by default nothing.
+    """
     letters = [chr(code) for code in range(33, 127)]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *("\u2581" + letter for letter in letters), *letters]
     kinds = [gguf.TokenType.CONTROL] * 5 + [gguf.TokenType.NORMAL] * (len(tokens) - 5)
@@ -82,6 +91,10 @@ def add_word_vocabulary(file: TinyFile) -> int:
     writer.add_sep_token_id(3)
     writer.add_eos_token_id(3)
     writer.add_mask_token_id(4)
+    if add_eos is not None:
+        writer.add_add_eos_token(add_eos)
+    if add_sep is not None:
+        writer.add_add_sep_token(add_sep)
     writer.add_vocab_size(len(tokens))
     return len(tokens)
 

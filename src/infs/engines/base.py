@@ -37,11 +37,17 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine is told to load. `path` is a local file or folder, ``None`` for a model without files."""
+    """What an engine is told to load.
+
+    Attributes:
+        path: a local file or folder, ``None`` for a model without files.
+        cache: the folder for what can be made again, where relative paths of the configuration start; ``None`` for none.
+    """
 
     model: str
     path: Path | None
     config: ModelConfig
+    cache: Path | None = None
 
 
 class RunContext(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from infs.config import ModelConfig
@@ -92,6 +93,7 @@ class Pool:
         models: configuration and engine of each model, by id.
         files: the store.
         concurrency: most requests that run at the same time; ``None`` for no limit.
+        cache: folder in which engines may keep what can be made again.
     """
 
     def __init__(
@@ -100,11 +102,13 @@ class Pool:
         files: Files,
         *,
         concurrency: int | None = None,
+        cache: Path | None = None,
         log: logging.Logger,
     ) -> None:
         self._models = {name: ModelPool(name, config, spec) for name, (config, spec) in models.items()}
         self._rotation = deque(self._models.values())
         self._files = files
+        self._cache = cache
         self._concurrency = concurrency
         self._log = log
         self._numbers = itertools.count(1)
@@ -234,7 +238,7 @@ class Pool:
         begin = time.monotonic()
         try:
             path = await self._files.fetch(model.name, model.config, model.tell)
-            setup = ModelSetup(model=model.name, path=path, config=model.config)
+            setup = ModelSetup(model=model.name, path=path, config=model.config, cache=self._cache)
             instance.info = await instance.engine.load(setup, model.tell)
         except Exception as error:
             self._load_failed(model, instance, error)

@@ -91,7 +91,10 @@ class WorkerClient:
         self._loaded = asyncio.get_running_loop().create_future()
         await self._spawn()
         path = str(setup.path) if setup.path is not None else None
-        frame = Load(model=setup.model, engine=self._spec.name, factory=factory, path=path, config=setup.config)
+        cache = str(setup.cache) if setup.cache is not None else None
+        frame = Load(
+            model=setup.model, engine=self._spec.name, factory=factory, path=path, config=setup.config, cache=cache
+        )
         try:
             await self._send(frame)
             return await self._loaded

@@ -123,7 +123,8 @@ class Host:
         try:
             engine = EngineSpec(name=frame.engine, factory=frame.factory).create()
             path = Path(frame.path) if frame.path is not None else None
-            setup = ModelSetup(model=frame.model, path=path, config=frame.config)
+            cache = Path(frame.cache) if frame.cache is not None else None
+            setup = ModelSetup(model=frame.model, path=path, config=frame.config, cache=cache)
             info = await engine.load(setup, self._tell_progress)
         except Exception as error:
             self._pipe.send(Failed(id=0, failure=_failure(error, LoadFailed)))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from infs.batching.base import CacheOp, Chunk, Copy
+from infs.batching.base import CacheOp, Chunk, Copy, Remove
 from infs.config import DeviceConfig
+from infs.engines.llama_cpp.adapters import Adapters
+from infs.engines.llama_cpp.contexts import context_params, new_context
 from infs.engines.llama_cpp.model import LlamaModel
-from infs.engines.llama_cpp.native import NativeLog, cpu_threads
+from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
-from infs.errors import GenerationFailed, LoadFailed
+from infs.errors import GenerationFailed
 
 ADDRESS = np.uintp
 
@@ -90,6 +92,11 @@ class LlamaDecoder:
         cells: tokens that the cache holds for all sequences together.
         sequences: number of sequence ids.
         batch: tokens of the largest step.
+        adapters: what `select` chooses among.
+
+    Attributes:
+        batch: tokens of the largest step that it can do.
+        movable: cells can be moved to other positions.
 
     Raises:
         LoadFailed: the cache does not fit into memory.
@@ -105,31 +112,72 @@ class LlamaDecoder:
         cells: int,
         sequences: int,
         batch: int,
+        adapters: Adapters | None = None,
     ) -> None:
         params = context_params(device, options)
-        params.n_ctx = cells
-        params.n_batch = max(batch, sequences)  # llama.cpp plans for one token of each sequence at least
+        params.n_ctx = max(cells, sequences + 1)  # llama.cpp wants as many
+        params.n_batch = max(batch, sequences + 1)  # it plans for one token of each sequence at least
         params.n_ubatch = min(512, params.n_batch)
-        params.n_seq_max = sequences
+        params.n_seq_max = sequences + 1
         params.kv_unified = True
         self.context = new_context(model, params, log)
         self.model = model
         self.cells = int(llama_cpp.llama_n_ctx(self.context))
         self.sequences = sequences
+        self.batch = min(batch, int(llama_cpp.llama_n_batch(self.context)))  # llama.cpp cuts it for short contexts
         self._memory = llama_cpp.llama_get_memory(self.context)
-        self._batch = Batch(batch)
+        self.movable = bool(llama_cpp.llama_memory_can_shift(self._memory))
+        self._batch = Batch(self.batch)
+        self._passage = sequences  # a sequence id through which cells come and go
+        self._adapters = adapters
+        if adapters is not None:
+            adapters.attach(self.context)
 
     def apply(self, ops: Sequence[CacheOp]) -> None:
+        memory = self._memory
         for op in ops:
-            if isinstance(op, Copy):
-                llama_cpp.llama_memory_seq_cp(self._memory, op.source, op.target, op.start, op.end)
+            if isinstance(op, Remove):
+                llama_cpp.llama_memory_seq_rm(memory, op.seq, op.start, op.end)
+            elif isinstance(op, Copy):
+                # Where a state cannot be cut it is copied whole, which is what the range stands for.
+                start, end = (op.start, op.end) if self.model.cuttable else (-1, -1)
+                llama_cpp.llama_memory_seq_cp(memory, op.source, op.target, start, end)
             else:
-                llama_cpp.llama_memory_seq_rm(self._memory, op.seq, op.start, op.end)
+                llama_cpp.llama_memory_seq_add(memory, op.seq, op.start, op.end, op.delta)
+
+    def select(self, group: Hashable) -> None:
+        if self._adapters is not None:
+            self._adapters.apply(self.context, self._adapters.key() if group is None else group)  # type: ignore[arg-type]
 
     def decode(self, chunks: Sequence[Chunk]) -> list[int]:
         rows = self._batch.fill(chunks)
         self._batch.compute(self.context)
         return rows
+
+    def save(self, seq: int, start: int, end: int) -> bytes:
+        if not self.model.cuttable:
+            return self._serialise(seq)
+        llama_cpp.llama_memory_seq_cp(self._memory, seq, self._passage, start, end)
+        try:
+            return self._serialise(self._passage)
+        finally:
+            llama_cpp.llama_memory_seq_rm(self._memory, self._passage, -1, -1)
+
+    def _serialise(self, seq: int) -> bytes:
+        size = llama_cpp.llama_state_seq_get_size(self.context, seq)
+        buffer = np.empty(size, np.uint8)
+        written = llama_cpp.llama_state_seq_get_data(self.context, _pointer(buffer, ctypes.c_uint8), size, seq)
+        return buffer[:written].tobytes()
+
+    def restore(self, seq: int, data: bytes | bytearray, start: int, end: int) -> bool:
+        buffer = np.frombuffer(data, np.uint8)
+        target = self._passage if self.model.cuttable else seq
+        read = llama_cpp.llama_state_seq_set_data(self.context, _pointer(buffer, ctypes.c_uint8), len(data), target)
+        if self.model.cuttable:
+            if read:
+                llama_cpp.llama_memory_seq_cp(self._memory, self._passage, seq, start, end)
+            llama_cpp.llama_memory_seq_rm(self._memory, self._passage, -1, -1)
+        return bool(read)
 
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, True)
@@ -144,32 +192,7 @@ class LlamaDecoder:
     def close(self) -> None:
         """Free the context."""
         if self.context:
+            if self._adapters is not None:
+                self._adapters.detach(self.context)
             llama_cpp.llama_free(self.context)
             self.context = None
-
-
-def context_params(device: DeviceConfig, options: LlamaOptions) -> Any:
-    """Parameters that contexts for generation and for embeddings share."""
-    params = llama_cpp.llama_context_default_params()
-    params.n_threads = params.n_threads_batch = cpu_threads(device)
-    params.no_perf = True
-    on_gpu = device.gpu is not False
-    params.offload_kqv = params.op_offload = on_gpu
-    params.flash_attn_type = {
-        None: llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
-        True: llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-        False: llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
-    }[options.flash_attention]
-    return params
-
-
-def new_context(model: LlamaModel, params: Any, log: NativeLog) -> Any:
-    """A context of `model`, or a `LoadFailed` that says what llama.cpp said."""
-    log.forget()
-    context = llama_cpp.llama_init_from_model(model.pointer, params)
-    if not context:
-        raise LoadFailed(
-            f"No context of {params.n_ctx} tokens could be made; llama.cpp says: {log.last_errors() or 'nothing'} "
-            "A smaller context_size, or options.cache_tokens, needs less memory."
-        )
-    return context

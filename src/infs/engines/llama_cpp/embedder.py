@@ -15,12 +15,22 @@ from numpy.typing import NDArray
 
 from infs.batching.base import Chunk
 from infs.config import DeviceConfig
-from infs.engines.llama_cpp.decoder import Batch, context_params, new_context
+from infs.engines.llama_cpp.adapters import Adapters
+from infs.engines.llama_cpp.contexts import context_params, new_context
+from infs.engines.llama_cpp.decoder import Batch
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
-from infs.errors import ContextLengthExceeded, GenerationFailed, InfsError, InvalidRequest, ServerClosed
-from infs.types import EmbeddingRequest, EmbeddingResult, Usage
+from infs.engines.llama_cpp.pairs import Pairs
+from infs.errors import (
+    ContextLengthExceeded,
+    GenerationFailed,
+    InfsError,
+    InvalidRequest,
+    ServerClosed,
+    Unsupported,
+)
+from infs.types import EmbeddingRequest, EmbeddingResult, RankedDocument, RerankRequest, RerankResult, Usage
 
 MAX_TEXTS = 64  # of one batch
 POOLING = {
@@ -66,6 +76,7 @@ class Embedder:
 
     Args:
         context: tokens of the longest text.
+        adapters: what changes the model; as configured, for all requests.
     """
 
     def __init__(
@@ -76,8 +87,9 @@ class Embedder:
         log: NativeLog,
         *,
         context: int,
+        adapters: Adapters | None = None,
     ) -> None:
-        self.pooling = options.pooling or _own_pooling(model)
+        self.pooling = pooling_of(model, options)
         params = context_params(device, options)
         texts = min(MAX_TEXTS, context)
         # A text's tokens must be pooled together, so a batch is one piece, whatever its size; and llama.cpp plans
@@ -90,6 +102,10 @@ class Embedder:
         params.pooling_type = POOLING[self.pooling]
         self._model = model
         self._context = new_context(model, params, log)
+        self._adapters = adapters
+        if adapters is not None:
+            adapters.attach(self._context)
+        self._pairs = Pairs(model)
         self._batch = Batch(self._room)
         self.limit = context
         self.dimensions = int(
@@ -112,6 +128,33 @@ class Embedder:
             InvalidRequest: an input is empty, or has tokens or dimensions that the model does not have.
         """
         texts = await asyncio.to_thread(self._tokenize, request)
+        vectors = [self._finish(vector, request) for vector in await self._vectors(texts)]
+        usage = Usage(prompt_tokens=sum(map(len, texts)))
+        return EmbeddingResult(
+            vectors=[v.astype("<f4").tobytes() for v in vectors], dimensions=len(vectors[0]), usage=usage
+        )
+
+    async def rank(self, request: RerankRequest) -> RerankResult:
+        """The request's documents, the best first; of the same score, in their order.
+
+        Raises:
+            ContextLengthExceeded: the query and a document are too long together.
+            Unsupported: the model is no reranker, or pools otherwise.
+        """
+        if self.pooling != "rank":
+            raise Unsupported(
+                f"The model cannot rank: it is no reranker, or options.pooling is {self.pooling}.", param="model"
+            )
+        texts = await asyncio.to_thread(self._pair_tokens, request)
+        scores = [float(vector[0]) for vector in await self._vectors(texts)]
+        order = sorted(range(len(scores)), key=lambda index: -scores[index])[: request.top_n]
+        return RerankResult(
+            documents=[RankedDocument(index=index, score=scores[index]) for index in order],
+            usage=Usage(prompt_tokens=sum(map(len, texts))),
+        )
+
+    async def _vectors(self, texts: list[list[int]]) -> list[Vector]:
+        """What the thread makes of `texts`."""
         loop = asyncio.get_running_loop()
         job = Job(texts, loop.create_future(), loop, [None] * len(texts))
         with self._wake:
@@ -119,11 +162,7 @@ class Embedder:
                 raise ServerClosed("The model is being unloaded.")
             self._waiting += ((job, index) for index in range(len(texts)))
             self._wake.notify()
-        vectors = [self._finish(vector, request) for vector in await job.future]
-        usage = Usage(prompt_tokens=sum(map(len, texts)))
-        return EmbeddingResult(
-            vectors=[v.astype("<f4").tobytes() for v in vectors], dimensions=len(vectors[0]), usage=usage
-        )
+        return await job.future
 
     def close(self) -> None:
         """End everything that waits in a failure, and free the context."""
@@ -131,6 +170,8 @@ class Embedder:
             self._closed = True
             self._wake.notify()
         self._thread.join()
+        if self._adapters is not None:
+            self._adapters.detach(self._context)
         llama_cpp.llama_free(self._context)
 
     # --- before and after
@@ -146,20 +187,39 @@ class Embedder:
     def _tokens(self, item: str | list[int], index: int) -> list[int]:
         param = f"input[{index}]"
         if isinstance(item, str):
-            at_least = self._model.least_tokens(item)
-            if at_least > self.limit:
-                raise ContextLengthExceeded(
-                    f"{param} has at least {at_least} tokens, and the context holds {self.limit}.", param=param
-                )
+            self._refuse_hopeless(item, param)
             tokens = self._model.tokenize(item, add_special=True, parse_special=False)
         else:
             tokens = item
             self._model.check_tokens(tokens, param)
         if not tokens:
             raise InvalidRequest(f"{param} is empty.", param=param)
+        return self._fitting(tokens, param)
+
+    def _pair_tokens(self, request: RerankRequest) -> list[list[int]]:
+        self._refuse_hopeless(request.query, "query")
+        texts = []
+        for index, document in enumerate(request.documents):
+            param = f"documents[{index}]"
+            self._refuse_hopeless(document, param)
+            tokens = self._pairs.tokens(request.query, document)
+            if not tokens:
+                raise InvalidRequest(f"{param} and the query are empty.", param=param)
+            texts.append(self._fitting(tokens, param, what=f"{param} with the query"))
+        return texts
+
+    def _refuse_hopeless(self, text: str, param: str) -> None:
+        """Refuse a text that is too long in any case, before it takes its time to read it."""
+        at_least = self._model.least_tokens(text)
+        if at_least > self.limit:
+            raise ContextLengthExceeded(
+                f"{param} has at least {at_least} tokens, and the context holds {self.limit}.", param=param
+            )
+
+    def _fitting(self, tokens: list[int], param: str, what: str | None = None) -> list[int]:
         if len(tokens) > self.limit:
             raise ContextLengthExceeded(
-                f"{param} has {len(tokens)} tokens, and the context holds {self.limit}.", param=param
+                f"{what or param} has {len(tokens)} tokens, and the context holds {self.limit}.", param=param
             )
         return tokens
 
@@ -232,7 +292,10 @@ class Embedder:
         return vector
 
 
-def _own_pooling(model: LlamaModel) -> str:
+def pooling_of(model: LlamaModel, options: LlamaOptions) -> str:
+    """How the vectors of a text's tokens become one: as the options say, else as the model says, else the mean."""
+    if options.pooling is not None:
+        return options.pooling
     value = model.metadata.get(f"{model.architecture}.pooling_type", "")
     names = {str(number): name for name, number in POOLING.items()}
     return names.get(value, "mean")

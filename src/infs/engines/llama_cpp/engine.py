@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
-from infs.batching.prefix import PrefixCache
-from infs.batching.scheduler import Limits, Scheduler
 from infs.config import ModelConfig, convert
 from infs.engines.base import ModelInfo, ModelSetup, RunContext
 from infs.engines.llama_cpp.answers import Answer
-from infs.engines.llama_cpp.decoder import LlamaDecoder
-from infs.engines.llama_cpp.embedder import Embedder
+from infs.engines.llama_cpp.building import MOST_CELLS, Builder, Machine
+from infs.engines.llama_cpp.embedder import Embedder, pooling_of
 from infs.engines.llama_cpp.generation import Generator
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
 from infs.engines.llama_cpp.prompts import Prompts
+from infs.engines.llama_cpp.running import pin, run, waker
 from infs.errors import LoadFailed, RequestError, Unsupported
-from infs.types import EmbeddingRequest, Event, Progress, Request
+from infs.types import EmbeddingRequest, Event, Progress, Request, RerankRequest
 
 MIN_CONTEXT = 4
-MOST_CELLS = 2**31 - 1
 MAX_CONTEXT = 8192  # by default: a model trained for a million tokens should not take all memory for them
-USUAL_LENGTH = 2048  # tokens of a sequence, for the size of the cache
-SPARE_SEQUENCES = 56  # conversations that may stay in the cache beside those that run
-MAX_SEQUENCES = 256  # of llama.cpp
 
 
 class LlamaEngine:
@@ -39,8 +34,7 @@ class LlamaEngine:
         self._log = logging.getLogger("infs.engine.llama_cpp")
         self._native = NativeLog(self._log)
         self._model: LlamaModel | None = None
-        self._decoder: LlamaDecoder | None = None
-        self._generator: Generator | None = None
+        self._machine: Machine | None = None
         self._prompts: Prompts | None = None
         self._embedder: Embedder | None = None
         self._embedder_lock = asyncio.Lock()
@@ -65,7 +59,7 @@ class LlamaEngine:
         notes = self._notes(model)
         tasks = self._tasks(model)
         if "chat-completion" in tasks:
-            notes += await self._load_generator(model)
+            notes += await self._load_generator(model, setup.cache)
         else:
             await self._get_embedder()
         return ModelInfo(
@@ -93,8 +87,15 @@ class LlamaEngine:
 
     def _tasks(self, model: LlamaModel) -> list[str]:
         wanted = self._config.task
-        if wanted == "embedding":
-            return ["embedding"]
+        ranks = model.ranks and pooling_of(model, self._options) == "rank"
+        if wanted == "rerank" and not ranks:
+            raise LoadFailed(
+                "task is rerank, but the model is no reranker, or options.pooling is another.", param="task"
+            )
+        if wanted in ("embedding", "rerank"):
+            return [wanted]
+        if ranks and wanted is None:
+            return ["embedding", "rerank"]
         if not model.generates:
             if wanted is not None:
                 raise LoadFailed(f"A {model.architecture} model makes embeddings only; its task cannot be {wanted}.")
@@ -103,35 +104,26 @@ class LlamaEngine:
         return ["text-completion", "chat-completion", *(["embedding"] if wanted is None else [])]
 
     def _notes(self, model: LlamaModel) -> list[str]:
-        if self._context <= model.trained_context:
+        if self._context <= model.usable_context:
             return []
-        return [f"context_size is {self._context}, but the model was trained for {model.trained_context} tokens."]
+        return [f"context_size is {self._context}, but the model was trained for {model.usable_context} tokens."]
 
-    async def _load_generator(self, model: LlamaModel) -> list[str]:
+    async def _load_generator(self, model: LlamaModel, cache: Path | None) -> list[str]:
         config = self._config
         self._prompts = prompts = Prompts(model, config, context=self._context)
         pinned = await asyncio.to_thread(self._pinned, prompts)
-        spare = SPARE_SEQUENCES if model.cuttable else 0
-        sequences = min(MAX_SEQUENCES, config.max_sequences + spare + bool(pinned))
-        cells = max(self._cells(len(pinned)), sequences)  # llama.cpp wants as many
-        batch = max(self._options.batch_tokens, config.max_sequences)
-        self._decoder = decoder = await asyncio.to_thread(
-            lambda: LlamaDecoder(
-                model, config.device, self._options, self._native, cells=cells, sequences=sequences, batch=batch
-            )
-        )
-        limits = Limits(cells=decoder.cells, context=self._context, live=config.max_sequences, step=batch)
-        scheduler = Scheduler(limits, PrefixCache(sequences), reuse=model.cuttable)
-        self._generator = Generator(model, decoder, scheduler, context=self._context)
+        builder = Builder(model, config, self._options, self._native, context=self._context, cache=cache)
+        wake = waker()
+        self._machine = machine = await asyncio.to_thread(lambda: builder.build(wake, pinned=len(pinned)))
         if pinned:
-            await self._generator.pin(pinned)
+            await pin(machine.generator, pinned)
         notes = []
         if prompts.template.plain:
             notes.append("The model has no chat template; messages are written as plain 'role: content' lines.")
         if not model.cuttable:
             notes.append(
-                f"A {model.architecture} model's state cannot be cut, so nothing is kept between requests"
-                + (", and preload has no effect." if pinned else ".")
+                f"A {model.architecture} model's state cannot be cut: requests share a beginning where one was kept, "
+                "and tokens are not guessed."
             )
         for note in notes:
             self._log.warning("%s", note)
@@ -154,28 +146,12 @@ class LlamaEngine:
             )
         return tokens
 
-    def _cells(self, pinned: int) -> int:
-        """Cells of the cache; what is pinned comes on top, so that one whole context always fits."""
-        sequences = self._config.max_sequences
-        usual = max(2 * self._context, sequences * min(self._context, USUAL_LENGTH))
-        cells = self._options.cache_tokens or usual
-        if cells < self._context:
-            raise LoadFailed(
-                f"options.cache_tokens is {cells}, and must hold at least one context of {self._context} tokens."
-            )
-        if cells + pinned > MOST_CELLS:
-            raise LoadFailed(
-                f"The context cache would have {cells + pinned} cells, and can have {MOST_CELLS}. Lower context_size, "
-                "max_sequences or options.cache_tokens."
-            )
-        return cells + pinned
-
     async def _get_embedder(self) -> Embedder:
         async with self._embedder_lock:
             if self._embedder is None:
                 model = self._loaded()
                 # No longer than the model was trained for: a longer text would only be embedded badly.
-                context = min(self._context, model.trained_context)
+                context = min(self._context, model.usable_context)
                 self._embedder = await asyncio.to_thread(
                     lambda: Embedder(model, self._config.device, self._options, self._native, context=context)
                 )
@@ -188,47 +164,37 @@ class LlamaEngine:
     # --- running
 
     def run(self, request: Request[Any], context: RunContext) -> AsyncGenerator[Event]:
-        if isinstance(request, EmbeddingRequest):
+        if isinstance(request, EmbeddingRequest | RerankRequest):
             return self._embed(request)
-        if self._generator is not None and self._prompts is not None:
-            return self._generate(request, self._generator, self._prompts)
+        if self._machine is not None and self._prompts is not None:
+            return self._generate(request, self._machine.generator, self._prompts)
         raise Unsupported(f"The model {request.model!r} cannot do {request.task}.", param="model")
 
-    async def _embed(self, request: EmbeddingRequest) -> AsyncGenerator[Event]:
+    async def _embed(self, request: EmbeddingRequest | RerankRequest) -> AsyncGenerator[Event]:
         embedder = await self._get_embedder()
-        yield await embedder.run(request)
+        yield await (embedder.rank(request) if isinstance(request, RerankRequest) else embedder.run(request))
 
     async def _generate(self, request: Request[Any], generator: Generator, prompts: Prompts) -> AsyncGenerator[Event]:
         task = await asyncio.to_thread(prompts.prepare, request)
         answer = Answer(task)
-        async with aclosing(answer.events(generator.run(task.prompt, answer.wants_more))) as events:
+        async with aclosing(answer.events(run(generator, task.prompt, answer.wants_more))) as events:
             async for event in events:
                 yield event
 
     # --- the rest
 
     def status(self) -> dict[str, Any]:
-        if self._generator is None:
-            return {"embedding_batches": self._embedder.batches if self._embedder else 0}
-        scheduler = self._generator.loop.scheduler
-        return {
-            **dataclasses.asdict(scheduler.counters),
-            "running": len(scheduler.running),
-            "waiting": len(scheduler.waiting),
-            "cells": scheduler.limits.cells,
-            "cells_used": scheduler.used,
-            "cells_evicted": scheduler.cache.evicted,
-            "embedding_batches": self._embedder.batches if self._embedder else 0,
-        }
+        counts = self._machine.counts() if self._machine is not None else {}
+        return {**counts, "embedding_batches": self._embedder.batches if self._embedder else 0}
 
     async def close(self) -> None:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        for part in (self._generator, self._embedder, self._decoder, self._model):
+        for part in (self._machine, self._embedder, self._model):
             if part is not None:
                 part.close()
-        self._generator = self._embedder = self._decoder = self._model = None
+        self._machine = self._embedder = self._model = None
 
 
 class _Percent:

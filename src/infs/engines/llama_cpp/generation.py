@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import llguidance
 
-from infs.batching.base import Counts
 from infs.batching.loop import Loop
-from infs.batching.scheduler import Scheduler, Sequence, shifted
+from infs.batching.memory import ColdMemory
+from infs.batching.pacing import Pacing
+from infs.batching.scheduler import Scheduler
+from infs.batching.scheduler import Sequence as Running
+from infs.batching.shifting import Shift
+from infs.batching.speculation import Speculator
+from infs.chat.parser import Thinking
+from infs.chat.structured import OutputRule
+from infs.engines.llama_cpp.adapters import Adapters
+from infs.engines.llama_cpp.constraint import Masks, TokenConstraint, grammar_tokenizer
 from infs.engines.llama_cpp.decoder import LlamaDecoder
 from infs.engines.llama_cpp.model import LlamaModel
-from infs.engines.llama_cpp.output import GenerationOutput, Piece
-from infs.engines.llama_cpp.sampling import Sampler, Sampling, TokenConstraint, grammar_tokenizer
+from infs.engines.llama_cpp.output import GenerationOutput, Piece, Processor
+from infs.engines.llama_cpp.reasoning import ReasoningBudget
+from infs.engines.llama_cpp.sampling import Sampler, Sampling
 from infs.errors import ContextLengthExceeded, InvalidRequest, Unsupported
+from infs.types import UNSET
+
+Deliver = Callable[[Piece], None]
+"""Takes the news of one request."""
+
+Posted = list[tuple[Deliver, Piece]]
+
+ASKING = 1.0  # seconds that preparing a request waits for the loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +43,31 @@ class Prompt:
     Attributes:
         options: generation settings, those of the model's configuration included.
         stops: texts that end a choice.
-        grammar: an llguidance grammar that the output follows.
+        rule: what the output must be like.
         score: report the log-probabilities of the prompt's own tokens too.
+        keep: tokens at the beginning that stay when the context overflows; ``None`` for what `options` say.
+        places: where messages begin, in tokens: where a prompt may be cut when the context overflows.
+        shown: control tokens whose texts belong to the output.
+        ends: tokens that end the output; ``None`` for those of the vocabulary.
+        thinking: the marks of reasoning, for its budget; `thought`: the prompt has opened it.
+        priority, client: whose turn it is.
+        processors: change scores before a token is chosen.
     """
 
     tokens: list[int]
     options: dict[str, Any]
     stops: list[str] = field(default_factory=list)
-    grammar: str | None = None
+    rule: OutputRule | None = None
     score: bool = False
+    keep: int | None = None
+    places: tuple[int, ...] = ()
+    shown: frozenset[int] = frozenset()
+    ends: frozenset[int] | None = None
+    thinking: Thinking | None = None
+    thought: bool = False
+    priority: int = 0
+    client: str = ""
+    processors: Sequence[Processor] = ()
 
     @property
     def choices(self) -> int:
@@ -47,129 +79,117 @@ class Prompt:
         """How many texts are generated, to choose the best of."""
         return max(self.choices, int(self.options.get("best_of", 1)))
 
-
-class Inbox:
-    """The news of one request, from the loop's thread to the event loop."""
-
-    def __init__(self) -> None:
-        self._pieces: deque[Piece] = deque()
-        self._news = asyncio.Event()
-
-    def put(self, piece: Piece) -> None:
-        """Called on the event loop."""
-        self._pieces.append(piece)
-        self._news.set()
-
-    async def get(self) -> Piece:
-        """The next piece."""
-        while not self._pieces:
-            self._news.clear()
-            await self._news.wait()
-        return self._pieces.popleft()
+    @property
+    def shift(self) -> Shift | None:
+        """What may be dropped when the context overflows."""
+        if self.options.get("context_overflow", "refuse") != "shift":
+            return None
+        keep = self.keep if self.keep is not None else int(self.options.get("context_keep", 0))
+        return Shift(keep, self.places)
 
 
 class Generator:
-    """Runs prompts on a decoder; made and used on one event loop.
+    """Makes sequences of prompts and runs them in a loop. Thread-safe.
 
     Args:
         context: tokens of the longest sequence.
+        wake: takes the news of a step, on the loop's thread, once for each step that brought any.
+        memory: where the context of conversations is kept beside the cells.
     """
 
-    def __init__(self, model: LlamaModel, decoder: LlamaDecoder, scheduler: Scheduler, *, context: int) -> None:
-        self._model = model
-        self._decoder = decoder
+    def __init__(
+        self,
+        model: LlamaModel,
+        decoder: LlamaDecoder,
+        scheduler: Scheduler,
+        *,
+        context: int,
+        wake: Callable[[Posted], None],
+        adapters: Adapters | None = None,
+        memory: ColdMemory | None = None,
+        guesser: Speculator | None = None,
+        pacing: Pacing | None = None,
+    ) -> None:
+        self.model = model
+        self.decoder = decoder
         self.context = context
+        self.memory = memory
+        self._adapters = adapters
         self._ends = frozenset(model.end_tokens)
-        self._posted: list[tuple[Inbox, Piece]] = []
-        self._events = asyncio.get_running_loop()
+        self._wake = wake
+        self._posted: Posted = []
+        self._masks = Masks()
         self._grammar_tokenizer: llguidance.LLTokenizer | None = None
-        self.loop = Loop(decoder, scheduler, after_step=self._after_step)
-        self.loop.start()
+        self._lock = threading.Lock()
+        self.loop = Loop(
+            decoder,
+            scheduler,
+            memory=memory,
+            guesser=guesser,
+            pacing=pacing,
+            before_step=self._masks.start,
+            after_step=self._after_step,
+        )
 
-    async def run(
-        self, prompt: Prompt, wants_more: Callable[[int], bool] = lambda index: True
-    ) -> AsyncGenerator[Piece]:
-        """The pieces of all candidates as they come, each with a last one; closing the iterator cancels them.
-
-        Args:
-            wants_more: asked after each piece of a candidate; the one that gets no for an answer is ended.
+    def sequences(self, prompt: Prompt, deliver: Deliver) -> list[Running]:
+        """The sequences of all candidates, ready to be submitted to the loop. Takes time: not for an event loop.
 
         Raises:
             ContextLengthExceeded: the prompt does not fit, and may not be shifted.
             InvalidRequest: a setting names something that the model does not have.
         """
-        tokens = self._fit(prompt)
+        tokens, shift = self._fit(prompt)
         if prompt.options.get("best_of", prompt.choices) < prompt.choices:
             raise InvalidRequest("best_of must be at least n: it is what the n are chosen of.", param="best_of")
-        inbox = Inbox()
-        sequences = await asyncio.to_thread(self._sequences, prompt, tokens, inbox)
-        open_ones = set(range(len(sequences)))
-        for sequence in sequences:
-            self.loop.submit(sequence)
-        try:
-            while open_ones:
-                piece = await inbox.get()
-                if piece.reason is not None or piece.error is not None:
-                    open_ones.discard(piece.index)
-                if piece.error is not None:
-                    raise piece.error
-                yield piece
-                if piece.index in open_ones and not wants_more(piece.index):
-                    self.loop.stop(sequences[piece.index])
-        finally:
-            for index in open_ones:
-                self.loop.cancel(sequences[index])
+        if prompt.options.get("cache_reuse") and not self.decoder.movable:
+            raise Unsupported(
+                "The cached tokens of this model cannot be moved: leave cache_reuse out.", param="cache_reuse"
+            )
+        lora = self._adapters.key(prompt.options.get("lora", UNSET)) if self._adapters is not None else ()
+        reuse = int(prompt.options.get("cache_reuse", 0))
+        sequences = [
+            Running(
+                tokens=list(tokens),
+                output=self._output(prompt, deliver, index, tokens),
+                max_new=self._max_new(prompt),
+                shift=shift,
+                score_from=0 if prompt.score else None,
+                priority=prompt.priority,
+                client=prompt.client,
+                # What was moved is an approximation, which nobody gets who did not ask for it.
+                space=f"{prompt.options.get('cache_salt', '')}|{lora or ''}|{'moved' if reuse else ''}",
+                group=lora,
+                reuse=reuse,
+                speculate=prompt.options.get("speculation", "auto") != "off",
+            )
+            for index in range(prompt.candidates)
+        ]
+        self._prefetch(sequences[0])
+        return sequences
 
-    async def pin(self, tokens: list[int]) -> Counts:
-        """Compute `tokens` and keep them in the cache for good.
-
-        Raises:
-            ContextLengthExceeded: they do not fit into the context.
-        """
-        self._fit(Prompt(tokens, {}))
-        inbox = Inbox()
-        output = self._output(Prompt(tokens, {}), inbox, 0, tokens)
-        self.loop.submit(Sequence(tokens=list(tokens), output=output, max_new=0, pin=True))
-        while True:
-            piece = await inbox.get()
-            if piece.error is not None:
-                raise piece.error
-            if piece.counts is not None:
-                return piece.counts
+    def pinned(self, tokens: list[int], deliver: Deliver) -> Running:
+        """A sequence that computes `tokens`, which are kept in the cache for good."""
+        (sequence,) = self.sequences(Prompt(tokens, {"max_tokens": 0}), deliver)
+        sequence.pin = True
+        return sequence
 
     def close(self) -> None:
         """End everything, and the thread."""
         self.loop.close()
+        self._masks.close()
 
     # --- making sequences
 
-    def _fit(self, prompt: Prompt) -> list[int]:
-        """The prompt's tokens, shortened where the request allows it."""
-        tokens = prompt.tokens
+    def _fit(self, prompt: Prompt) -> tuple[list[int], Shift | None]:
+        """The prompt's tokens, shortened where the request allows it, and how they may be shortened later."""
+        tokens, shift = prompt.tokens, prompt.shift
         if not tokens:
             raise InvalidRequest("The prompt is empty.", param="prompt")
         if len(tokens) < self.context:
-            return tokens
-        if prompt.options.get("context_overflow", "refuse") == "shift":
-            return shifted(tokens, self._keep(prompt), self.context)
-        raise context_exceeded(len(tokens), self.context)
-
-    def _keep(self, prompt: Prompt) -> int:
-        return int(prompt.options.get("context_keep", 0))
-
-    def _sequences(self, prompt: Prompt, tokens: list[int], inbox: Inbox) -> list[Sequence]:
-        options = prompt.options
-        shift = self._keep(prompt) if options.get("context_overflow", "refuse") == "shift" else None
-        return [
-            Sequence(
-                tokens=list(tokens),
-                output=self._output(prompt, inbox, index, tokens),
-                max_new=self._max_new(prompt),
-                shift_keep=shift,
-                score_prompt=prompt.score,
-            )
-            for index in range(prompt.candidates)
-        ]
+            return tokens, shift
+        if shift is None:
+            raise context_exceeded(len(tokens), self.context)
+        return shift.apply(tokens, self.context)
 
     def _max_new(self, prompt: Prompt) -> int | None:
         """With shifting there would be no end to a text without a limit: one more context is its default."""
@@ -177,47 +197,64 @@ class Generator:
         endless = prompt.options.get("context_overflow", "refuse") == "shift" and limit is None
         return self.context if endless else limit
 
-    def _output(self, prompt: Prompt, inbox: Inbox, index: int, tokens: list[int]) -> GenerationOutput:
+    def _output(self, prompt: Prompt, deliver: Deliver, index: int, tokens: list[int]) -> GenerationOutput:
         options = prompt.options
         ignore = bool(options.get("ignore_eos", False))
-        if ignore and prompt.grammar is not None:
+        if ignore and prompt.rule is not None and not prompt.rule.triggers:
             raise Unsupported("ignore_eos contradicts structured output, which ends by itself.", param="ignore_eos")
-        ban = self._model.end_tokens if ignore else ()
-        constraint = self._constraint(prompt.grammar)
-        sampler = Sampler(self._model, Sampling.of(options), context=self.context, choice=index, ban=ban)
-        sampler.accept_prompt(tokens)
+        ends = self._ends if prompt.ends is None else prompt.ends
+        sampler = Sampler(
+            self.model, Sampling.of(options), context=self.context, choice=index, ban=sorted(ends) if ignore else ()
+        )
+        sampler.note(tokens)
         return GenerationOutput(
-            self._decoder,
+            self.decoder,
             sampler,
-            lambda piece: self._posted.append((inbox, piece)),
+            lambda piece: self._posted.append((deliver, piece)),
             index=index,
-            ends=frozenset() if ignore else self._ends,
+            ends=frozenset() if ignore else ends,
             stops=prompt.stops,
-            constraint=constraint,
+            shown=prompt.shown,
+            constraint=self._constraint(prompt.rule),
+            budget=self._budget(prompt),
+            processors=prompt.processors,
             logprobs=options.get("logprobs"),
             scored=prompt.candidates > prompt.choices,
-            prompt=tokens if prompt.score else None,
+            prompt=tokens,
+            echo=prompt.score,
         )
 
-    def _constraint(self, grammar: str | None) -> TokenConstraint | None:
-        if grammar is None:
+    def _constraint(self, rule: OutputRule | None) -> TokenConstraint | None:
+        if rule is None:
             return None
-        if self._grammar_tokenizer is None:
-            self._grammar_tokenizer = grammar_tokenizer(self._model)
-        return TokenConstraint(self._grammar_tokenizer, grammar, self._model.size)
+        with self._lock:
+            if self._grammar_tokenizer is None:
+                self._grammar_tokenizer = grammar_tokenizer(self.model)
+        return TokenConstraint(self._grammar_tokenizer, rule, self.model.size, self._masks)
+
+    def _budget(self, prompt: Prompt) -> ReasoningBudget | None:
+        limit = prompt.options.get("reasoning_budget")
+        if limit is None or prompt.thinking is None:
+            return None
+        return ReasoningBudget(
+            prompt.thinking,
+            limit,
+            thought=prompt.thought,
+            tokenize=lambda text: self.model.tokenize(text, add_special=False, parse_special=True),
+        )
+
+    def _prefetch(self, sequence: Running) -> None:
+        """Read what is on disk of its context, so that the loop does not have to."""
+        if self.memory is not None:
+            cache, tokens, space = self.loop.scheduler.cache, sequence.tokens, sequence.space
+            self.memory.prefetch(space, tokens, lambda: self.loop.ask(lambda: cache.match(tokens, space), ASKING) or 0)
 
     # --- on the loop's thread
 
     def _after_step(self) -> None:
-        """Wake the event loop once a step, with all that the step brought."""
         if self._posted:
             posted, self._posted = self._posted, []
-            self._events.call_soon_threadsafe(_deliver, posted)
-
-
-def _deliver(posted: list[tuple[Inbox, Piece]]) -> None:
-    for inbox, piece in posted:
-        inbox.put(piece)
+            self._wake(posted)
 
 
 def context_exceeded(tokens: int, context: int, *, at_least: bool = False) -> ContextLengthExceeded:

@@ -11,32 +11,21 @@ from typing import Any
 import llama_cpp
 
 from infs.config import DeviceConfig
-from infs.engines.llama_cpp.native import NativeLog, choose_devices, has_tensor
+from infs.engines.llama_cpp.checks import check_options, usable_context
+from infs.engines.llama_cpp.gguf_file import check_file, has_tensor
+from infs.engines.llama_cpp.gpus import find_split
+from infs.engines.llama_cpp.native import NativeLog, choose_devices
 from infs.engines.llama_cpp.options import LlamaOptions
 from infs.engines.llama_cpp.runs import LONGEST_RUN, cut_runs
 from infs.errors import InvalidRequest, LoadFailed
 
-MAGIC = b"GGUF"
-
-
-def check_file(path: Path) -> None:
-    """Raise unless `path` starts like a GGUF file.
-
-    Raises:
-        LoadFailed: saying what it is instead.
-    """
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(MAGIC))
-    except OSError as error:
-        raise LoadFailed(f"{path} cannot be read: {error.strerror or error}.") from error
-    if start != MAGIC:
-        what = "is empty" if not start else f"starts with {start!r}, not {MAGIC!r}"
-        raise LoadFailed(f"{path} is no GGUF file: it {what}. The llama-cpp engine loads GGUF files only.")
-
 
 class LlamaModel:
     """Weights and vocabulary. Thread-safe after loading: nothing changes any more.
+
+    Attributes:
+        trained_context: tokens that the model was trained to see.
+        usable_context: tokens that it can be expected to see with the positions of the options.
 
     Raises:
         LoadFailed: the file is not what it should be, or does not fit.
@@ -59,7 +48,15 @@ class LlamaModel:
         self.vocab = llama_cpp.llama_model_get_vocab(self.pointer)
         self.size = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
         self.metadata = self._read_metadata()
+        # Read once: llama.cpp changes its own when a context scales positions.
+        self.trained_context = int(llama_cpp.llama_model_n_ctx_train(self.pointer))
         self._pieces: dict[int, bytes] = {}
+        try:
+            check_options(self, options)
+        except LoadFailed:
+            self.close()
+            raise
+        self.usable_context = usable_context(self, options.rope)
 
     def close(self) -> None:
         """Free the weights; nothing may use them any more."""
@@ -89,18 +86,22 @@ class LlamaModel:
     @property
     def chat_template(self) -> str | None:
         """The Jinja template in the file."""
-        text = llama_cpp.llama_model_chat_template(self.pointer, None)
-        return text.decode("utf-8", "replace") if text else None
+        return self.template(None)
 
-    @property
-    def trained_context(self) -> int:
-        """Tokens that the model was trained to see."""
-        return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
+    def template(self, name: str | None) -> str | None:
+        """The template in the file that is called `name`; the one for chats has no name."""
+        text = llama_cpp.llama_model_chat_template(self.pointer, name.encode("utf-8") if name else None)
+        return text.decode("utf-8", "replace") if text else None
 
     @property
     def cuttable(self) -> bool:
         """Whether its cache can be cut at any token. (A recurrent state cannot.)"""
         return not (llama_cpp.llama_model_is_recurrent(self.pointer) or llama_cpp.llama_model_is_hybrid(self.pointer))
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether it has a cache of keys and values: no recurrent model and no encoder has one."""
+        return not (llama_cpp.llama_model_is_recurrent(self.pointer) or "bert" in self.architecture)
 
     @property
     def generates(self) -> bool:
@@ -251,6 +252,8 @@ def _load(path: Path, device: DeviceConfig, options: LlamaOptions, progress: Cal
     params.n_gpu_layers, devices = choose_devices(device)
     if devices is not None:
         params.devices = ctypes.cast(devices, ctypes.c_void_p)
+    split = find_split(device, options)
+    shares = split.put(params) if split is not None else None
     params.load_mode = {
         (False, False): llama_cpp.LLAMA_LOAD_MODE_NONE,
         (True, False): llama_cpp.LLAMA_LOAD_MODE_MMAP,
@@ -265,4 +268,6 @@ def _load(path: Path, device: DeviceConfig, options: LlamaOptions, progress: Cal
 
     callback = llama_cpp.llama_progress_callback(tell)
     params.progress_callback = callback
-    return llama_cpp.llama_model_load_from_file(str(path).encode("utf-8"), params)
+    pointer = llama_cpp.llama_model_load_from_file(str(path).encode("utf-8"), params)
+    del shares  # which `params` only borrowed
+    return pointer

@@ -6,7 +6,7 @@ import ctypes
 import logging
 import os
 from collections import deque
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import llama_cpp
@@ -36,9 +36,10 @@ class NativeLog:
         self._level = logging.DEBUG
         self._callback = llama_cpp.llama_log_callback(self._take)  # kept alive as long as this object
 
-    def install(self) -> None:
-        """Have llama.cpp log here."""
-        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+    def install(self, *setters: Callable[[Any, ctypes.c_void_p], None]) -> None:
+        """Have llama.cpp log here, or the libraries beside it with these `setters`."""
+        for set_log in setters or (llama_cpp.llama_log_set,):
+            set_log(self._callback, ctypes.c_void_p(0))
 
     def last_errors(self) -> str:
         """What was complained about lately, as one line."""
@@ -78,33 +79,12 @@ def cpu_threads(device: DeviceConfig) -> int:
     return usable if usable <= 8 else max(8, usable // 2)
 
 
-def _ggml_base() -> Any:
+def ggml_base() -> Any:
     """The library below ggml; on Windows its functions cannot be had through the ones above."""
     from llama_cpp._ctypes_extensions import load_shared_library
     from llama_cpp._ggml import libggml_base_path
 
     return load_shared_library("ggml-base", libggml_base_path)
-
-
-class _HeaderOnly(ctypes.Structure):
-    _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
-
-
-def has_tensor(path: Path, *names: str) -> bool:
-    """Whether the GGUF file `path` has a tensor of one of these names."""
-    lib = _ggml_base()
-    lib.gguf_init_from_file.argtypes = [ctypes.c_char_p, _HeaderOnly]
-    lib.gguf_init_from_file.restype = ctypes.c_void_p
-    lib.gguf_find_tensor.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-    lib.gguf_find_tensor.restype = ctypes.c_int64
-    lib.gguf_free.argtypes = [ctypes.c_void_p]
-    header = lib.gguf_init_from_file(str(path).encode("utf-8"), _HeaderOnly(True, None))
-    if not header:
-        return False
-    try:
-        return any(lib.gguf_find_tensor(header, name.encode("utf-8")) >= 0 for name in names)
-    finally:
-        lib.gguf_free(header)
 
 
 class Devices:
@@ -113,7 +93,7 @@ class Devices:
     def __init__(self) -> None:
         from llama_cpp._ggml import libggml
 
-        self._lib, self._base = libggml, _ggml_base()
+        self._lib, self._base = libggml, ggml_base()
         libggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
         libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
         libggml.ggml_backend_dev_count.restype = ctypes.c_size_t

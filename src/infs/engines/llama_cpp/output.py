@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,10 +11,15 @@ from numpy.typing import NDArray
 
 from infs.batching.base import Counts
 from infs.batching.text import TextStream
+from infs.engines.llama_cpp.constraint import TokenConstraint
 from infs.engines.llama_cpp.decoder import LlamaDecoder
-from infs.engines.llama_cpp.sampling import Sampler, TokenConstraint
+from infs.engines.llama_cpp.reasoning import ReasoningBudget
+from infs.engines.llama_cpp.sampling import Sampler
 from infs.errors import InfsError, InvalidRequest
 from infs.types import FinishReason, TokenLogprob, TopLogprob
+
+Processor = Callable[[list[int], NDArray[np.float32]], None]
+"""Changes scores in place: called with all tokens so far, and the scores of what comes next, shape (vocabulary,)."""
 
 
 @dataclass(slots=True)
@@ -37,6 +43,10 @@ class GenerationOutput:
         index: number of the choice.
         post: takes the news, on the loop's thread.
         ends: tokens that end the text.
+        shown: control tokens whose texts belong to the output.
+        constraint: what may come next.
+        budget: the limit of reasoning.
+        processors: change the scores of a row, in place, given all tokens so far; they are called in their order.
         logprobs: how many alternatives to report for each token; ``None`` reports nothing, not even the chosen.
         scored: whether the mean log-probability is wanted at the end, for comparing choices.
         prompt: the prompt's tokens, for log-probabilities of an echoed prompt.
@@ -50,11 +60,15 @@ class GenerationOutput:
         *,
         index: int,
         ends: frozenset[int],
-        stops: list[str],
+        stops: Sequence[str] = (),
+        shown: frozenset[int] = frozenset(),
         constraint: TokenConstraint | None = None,
+        budget: ReasoningBudget | None = None,
+        processors: Sequence[Processor] = (),
         logprobs: int | None = None,
         scored: bool = False,
-        prompt: list[int] | None = None,
+        prompt: Sequence[int] = (),
+        echo: bool = False,
     ) -> None:
         self._decoder = decoder
         self._model = decoder.model
@@ -62,14 +76,22 @@ class GenerationOutput:
         self._post = post
         self._index = index
         self._ends = ends
+        self._shown = shown
         self._stream = TextStream(stops)
         self._constraint = constraint
+        self._budget = budget
+        self._processors = processors
+        self._tokens = list(prompt) if processors else []
         self._logprobs = logprobs
-        self._scored = scored
-        self._prompt = prompt or []
+        self._plain = logprobs is None and not scored
+        self._greedy = sampler.greedy
+        self._prompt = list(prompt) if echo else []
         self._next: TokenLogprob | None = None
         self._sum, self._count = 0.0, 0
         self._prompt_scores: dict[int, TokenLogprob] = {}
+        self._owed: list[int] = []
+        if constraint is not None:
+            constraint.want_mask()
 
     # --- called by the loop
 
@@ -84,29 +106,69 @@ class GenerationOutput:
         self._post(Piece(self._index, computed=(done, total)))
 
     def sample(self, row: int) -> int:
-        plain = self._logprobs is None and not self._scored
-        if plain and self._constraint is None:
+        constraint = self._constraint if self._constraint is not None and self._constraint.active else None
+        if self._plain and constraint is None and not self._greedy and not self._processors:
             return self._sampler.sample(self._decoder.context, row)
         scores = self._decoder.scores(row)
-        untouched = scores if plain else scores.copy()  # the mask below writes into the row
-        if self._constraint is not None:
-            self._constraint.mask(scores)
-        token = self._sampler.sample(self._decoder.context, row)
-        if self._constraint is not None and (scores[token] == -np.inf or token in self._sampler.banned):
-            raise InvalidRequest("logit_bias forbids all that the constraint allows in one place.", param="logit_bias")
-        if not plain:
+        untouched = scores if self._plain else scores.copy()  # what follows may write into the row
+        for process in self._processors:
+            process(self._tokens, scores)
+        token = self._owed.pop(0) if self._owed else self._choose(scores, row, constraint)
+        if not self._plain:
             self._remember(untouched, token)
+        return token
+
+    def _choose(self, scores: NDArray[np.float32], row: int, constraint: TokenConstraint | None) -> int:
+        if constraint is not None:
+            constraint.mask(scores)
+        if self._greedy:
+            return int(scores.argmax())
+        token = self._sampler.sample(self._decoder.context, row)
+        if constraint is not None and (scores[token] == -np.inf or token in self._sampler.banned):
+            raise InvalidRequest("logit_bias forbids all that the constraint allows in one place.", param="logit_bias")
         return token
 
     def accept(self, token: int) -> FinishReason | None:
         if token in self._ends:
             return "stop"
-        complete = self._constraint is not None and self._constraint.accept(token)
-        text = self._stream.feed(self._model.piece(token))
+        shown = token in self._shown
+        piece = self._model.piece(token, special=shown)
+        complete = self._constraint is not None and self._constraint.accept(token, piece)
+        if self._budget is not None:
+            self._budget.accept(piece)
+        if self._processors:
+            self._tokens.append(token)
+        text = self._stream.feed(piece)
         logprobs = [self._next] if self._next is not None and self._logprobs is not None else []
         if text or logprobs:
             self._post(Piece(self._index, text=text, logprobs=logprobs))
-        return "stop" if complete or self._stream.stopped else None
+        if complete or self._stream.stopped:
+            return "stop"
+        if self._constraint is not None:
+            self._constraint.want_mask()
+        return None
+
+    def forced(self) -> list[int]:
+        tokens = self._demanded() if self._plain and not self._processors else []
+        self._sampler.note(tokens)
+        return tokens
+
+    def expected(self) -> list[int]:
+        """Demanded tokens are guesses where their scores are wanted: the budget's are chosen, whatever the scores."""
+        if self._plain and not self._processors:
+            return []
+        if self._budget is not None and not self._owed:
+            self._owed = self._budget.forced()
+        if self._owed:
+            return list(self._owed)
+        return self._constraint.forced() if self._constraint is not None else []
+
+    def _demanded(self) -> list[int]:
+        """What has to come next; ends are left to be chosen."""
+        tokens = self._budget.forced() if self._budget is not None else []
+        if not tokens and self._constraint is not None:
+            tokens = self._constraint.forced()
+        return list(itertools.takewhile(lambda token: token not in self._ends, tokens))
 
     def finished(self, reason: FinishReason, counts: Counts) -> None:
         self._sampler.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from infs.batching.prefix import common_prefix
@@ -9,7 +10,7 @@ from infs.chat.constraints import compile_constraint
 from infs.chat.dialects import Dialect, choose
 from infs.chat.guard import Guard
 from infs.chat.parser import opens_reasoning
-from infs.chat.structured import output_grammar
+from infs.chat.structured import OutputRule, output_rule
 from infs.chat.template import ChatTemplate
 from infs.chat.tools import offered_tools
 from infs.config import ModelConfig, Preload
@@ -35,7 +36,12 @@ class Prompts:
         source = config.chat_template if config.chat_template is not None else model.chat_template
         self.template = ChatTemplate(source, bos_token=model.bos, eos_token=model.eos)
         self.dialect: Dialect = choose(source)
-        self._guard = Guard(model.control_texts())
+        controls = model.control_texts()
+        self._guard = Guard(controls)
+        self._controls = self._ids(set(controls).intersection(self.dialect.specials))
+        ends = self._ids(self.dialect.ends).values()
+        going_on = self._ids(self.dialect.not_ends).values()
+        self._end_tokens = frozenset(model.end_tokens).union(ends).difference(going_on)
 
     def prepare(self, request: Request[Any]) -> Task:
         """What `request` comes down to.
@@ -53,11 +59,14 @@ class Prompts:
         options = request.set_options()
         if request.echo and request.suffix is not None and options.get("logprobs") is not None:
             raise Unsupported("echo with logprobs cannot be combined with suffix.", param="echo")
+        grammar = compile_constraint(options.get("constraint"))
         prompt = Prompt(
             self._text_tokens(request, keep=_keep(options)),
             options,
             stops=list(options.get("stop", [])),
-            grammar=compile_constraint(options.get("constraint")),
+            rule=OutputRule(grammar) if grammar is not None else None,
+            priority=request.priority,
+            client=request.client,
             score=request.echo and options.get("logprobs") is not None,
         )
         start = self._echo(request, prompt)
@@ -66,16 +75,32 @@ class Prompts:
     def _chat(self, request: ChatCompletionRequest) -> Task:
         options = request.set_options()
         text = self.template.render(self._guard.mask(request))
-        thinking = opens_reasoning(text)
-        grammar = output_grammar(request, self.dialect, thinking=thinking)
+        thinking = opens_reasoning(text, self.dialect.thinking)
+        rule = output_rule(request, self.dialect, thinking=thinking, controls=self._controls)
         tokens = self._tokenize_guarded(text, keep=_keep(options))
         stops = [*options.get("stop", []), *self.template.stop]
         tools, parallel = offered_tools(request), request.parallel_tool_calls
         return Task(
-            Prompt(tokens, options, stops=stops, grammar=grammar),
+            Prompt(
+                tokens,
+                options,
+                stops=stops,
+                rule=rule,
+                shown=frozenset(self._controls.values()),
+                ends=self._end_tokens,
+                thinking=self.dialect.thinking,
+                thought=thinking,
+                priority=request.priority,
+                client=request.client,
+            ),
             lambda: ChatAnswer(self.dialect.parser(tools, thinking=thinking, parallel=parallel)),
             chat_result,
         )
+
+    def _ids(self, controls: Iterable[str]) -> dict[str, int]:
+        """The ids of control tokens by their texts."""
+        found = {text: self._model.tokenize(text, add_special=False, parse_special=True) for text in controls}
+        return {text: tokens[0] for text, tokens in found.items() if len(tokens) == 1}
 
     def preload(self, preload: Preload) -> list[int]:
         """The tokens that a configured beginning stands for."""

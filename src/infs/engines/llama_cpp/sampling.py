@@ -1,4 +1,4 @@
-"""Choosing tokens: a chain of llama.cpp's own samplers for each sequence, and masks for structured output."""
+"""Choosing tokens: a chain of llama.cpp's own samplers for each sequence."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp
-import llguidance
-import llguidance.numpy
 import numpy as np
 from msgspec import Struct
 
 from infs.engines.llama_cpp.model import LlamaModel
-from infs.errors import GenerationFailed, InvalidRequest
+from infs.errors import InvalidRequest
 from infs.types import LogitBias
 
 MIN_KEEP = 0
@@ -55,6 +53,11 @@ class Sampling(Struct, frozen=True, kw_only=True):
         return cls(**{name: options[name] for name in cls.__struct_fields__ if name in options})
 
     @property
+    def greedy(self) -> bool:
+        """Whether the token with the highest score is always chosen."""
+        return self.temperature < COLDEST and not (self.penalizes or self.dry_multiplier)
+
+    @property
     def penalizes(self) -> bool:
         """Whether repeated tokens are penalised, which needs the tokens before."""
         return self.repeat_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
@@ -74,6 +77,7 @@ class Sampler:
     ) -> None:
         self.chain: Any = None
         self.banned: frozenset[int] = frozenset()
+        self._biased = False
         self._model = model
         self._sampling = sampling
         seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
@@ -91,8 +95,13 @@ class Sampler:
         token: int = llama_cpp.llama_sampler_sample(self.chain, context, row)
         return token
 
-    def accept_prompt(self, tokens: Sequence[int]) -> None:
-        """The tokens before the first choice, for the penalties that look back."""
+    @property
+    def greedy(self) -> bool:
+        """Whether the best score wins as it is: then it is found faster without the chain."""
+        return self._sampling.greedy and not self._biased
+
+    def note(self, tokens: Sequence[int]) -> None:
+        """Tokens that were not chosen here, such as the prompt's, for the penalties that look back."""
         if self._sampling.penalizes or self._sampling.dry_multiplier:
             for token in tokens:
                 llama_cpp.llama_sampler_accept(self.chain, token)
@@ -174,6 +183,7 @@ class Sampler:
 
     def _add_bias(self, ban: Sequence[int]) -> None:
         bias = bias_by_token(self._model, self._sampling.logit_bias) | dict.fromkeys(ban, -np.inf)
+        self._biased = bool(bias)
         if not bias:
             return
         self.banned = frozenset(token for token, value in bias.items() if value == -np.inf)
@@ -202,56 +212,3 @@ def bias_by_token(model: LlamaModel, biases: Sequence[LogitBias]) -> dict[int, f
         model.check_tokens(tokens, "logit_bias")
         result |= dict.fromkeys(tokens, -np.inf if bias.bias <= -100 else bias.bias)
     return result
-
-
-def grammar_tokenizer(model: LlamaModel) -> llguidance.LLTokenizer:
-    """The vocabulary as llguidance wants it. Takes up to a second; make one for each model.
-
-    Only control tokens are special to a grammar. A token that the model's makers added for a text, such as
-    ``<tool_call>``, is that text: so a grammar for tool calls lets the model use the token it was trained with.
-    """
-    control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
-    tokens = [
-        (b"\xff" if llama_cpp.llama_vocab_get_attr(model.vocab, token) & control else b"")
-        + model.piece(token, special=True)
-        for token in range(model.size)
-    ]
-    tokenize = ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
-    return llguidance.LLTokenizer.from_llamacpp(
-        tokens=tokens, vocab_ptr=model.vocab, tokenize_fptr=tokenize, eos_token=model.end_tokens or None
-    )
-
-
-class TokenConstraint:
-    """What may come next in one sequence, as a mask over the vocabulary.
-
-    Args:
-        grammar: an llguidance grammar.
-
-    Raises:
-        InvalidRequest: it names a special token that the model does not have.
-    """
-
-    def __init__(self, tokenizer: llguidance.LLTokenizer, grammar: str, size: int) -> None:
-        self._matcher = llguidance.LLMatcher(tokenizer, grammar)
-        if self._matcher.is_error():
-            raise InvalidRequest(f"The grammar cannot be used: {self._matcher.get_error()}", param="grammar")
-        self._size = size
-        self._bits = np.zeros((1, (size + 31) // 32), np.int32)
-
-    def mask(self, scores: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-        """Set the scores of all tokens that may not come next to minus infinity, in place."""
-        llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits)
-        self._check()
-        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._size]
-        scores[allowed == 0] = -np.inf
-
-    def accept(self, token: int) -> bool:
-        """`token` came; true when nothing can follow it."""
-        self._matcher.consume_token(token)
-        self._check()
-        return bool(self._matcher.is_stopped())
-
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise GenerationFailed(f"The grammar could not be followed: {self._matcher.get_error()}")

@@ -1,0 +1,267 @@
+"""Puts together what generates: contexts, adapters, caches, scheduler and loop, as the configuration says."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import msgspec
+
+from infs.batching.base import Chunk, Remove
+from infs.batching.memory import ColdMemory
+from infs.batching.pacing import LEAST, Pacing
+from infs.batching.prefix import PrefixCache
+from infs.batching.scheduler import ContextCache, Limits, Nothing, Scheduler
+from infs.batching.speculation import Speculator
+from infs.batching.state import StateCache
+from infs.batching.tiers import DiskCache, Tiers
+from infs.config import ModelConfig
+from infs.engines.llama_cpp.adapters import Adapters
+from infs.engines.llama_cpp.decoder import LlamaDecoder
+from infs.engines.llama_cpp.draft import DraftModel
+from infs.engines.llama_cpp.draft_loading import load_draft
+from infs.engines.llama_cpp.fingerprint import fingerprint
+from infs.engines.llama_cpp.generation import Generator, Posted
+from infs.engines.llama_cpp.model import LlamaModel
+from infs.engines.llama_cpp.native import NativeLog
+from infs.engines.llama_cpp.options import LlamaOptions
+from infs.errors import LoadFailed
+from infs.store.source import parse_file
+
+MOST_CELLS = 2**31 - 1
+USUAL_LENGTH = 2048  # tokens of a sequence, for the size of the cache
+SPARE_SEQUENCES = 56  # conversations that may stay in the cache beside those that run
+SPARE_STATES = 8  # the same where each takes a whole state
+MAX_SEQUENCES = 255  # of llama.cpp, less the one through which cells come and go
+LARGEST_STEP = 512  # tokens, where the size of steps is measured
+LAST_WORDS = 10.0  # seconds that writing down what is cached may take when a model is unloaded
+
+
+@dataclass(slots=True)
+class Machine:
+    """Everything that generates with one model. Close it when the loop is not needed any more."""
+
+    generator: Generator
+    decoder: LlamaDecoder
+    memory: ColdMemory | None
+    draft: DraftModel | None
+
+    def close(self) -> None:
+        """End everything, and write down what is cached."""
+        self.generator.close()
+        if self.memory is not None:
+            self.memory.close(LAST_WORDS)
+        if self.draft is not None:
+            self.draft.close()
+        self.decoder.close()
+
+    def counts(self) -> dict[str, Any]:
+        """What was done so far, as plain data."""
+        scheduler = self.generator.loop.scheduler
+        tiers = self.memory.counts() if self.memory is not None else {}
+        return {
+            **msgspec.to_builtins(scheduler.counters),
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+            "cells": scheduler.limits.cells,
+            "cells_used": scheduler.used,
+            "cells_evicted": scheduler.cache.evicted,
+            "step_tokens": scheduler.limits.step,
+            "step_tokens_beside_streams": scheduler.limits.beside,
+            "tiers": msgspec.to_builtins(tiers),
+        }
+
+
+class Builder:
+    """Builds a `Machine` for a loaded model.
+
+    Args:
+        context: tokens of the longest sequence.
+        cache: folder for what can be made again, where relative paths start; ``None`` keeps nothing on disk.
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        config: ModelConfig,
+        options: LlamaOptions,
+        native: NativeLog,
+        *,
+        context: int,
+        cache: Path | None = None,
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._options = options
+        self._native = native
+        self._context = context
+        self._cache = cache
+        self._log = logging.getLogger("infs.engine.llama_cpp")
+
+    def build(self, wake: Callable[[Posted], None], *, pinned: int = 0) -> Machine:
+        """The machine, its loop started. Takes time: memory is allocated and speed is measured.
+
+        Args:
+            wake: see `Generator`.
+            pinned: tokens that will be kept in the cache for good.
+
+        Raises:
+            LoadFailed: something does not fit, or a file is not what it should be.
+        """
+        config, options, model = self._config, self._options, self._model
+        spare = SPARE_SEQUENCES if model.cuttable else SPARE_STATES
+        sequences = min(MAX_SEQUENCES, config.max_sequences + spare + bool(pinned))
+        batch = max(options.batch_tokens or LARGEST_STEP, config.max_sequences)
+        adapters = Adapters(model, options, self._native, self._locate)
+        decoder = LlamaDecoder(
+            model,
+            config.device,
+            options,
+            self._native,
+            cells=max(self._cells(pinned), sequences + 1),
+            sequences=sequences,
+            batch=batch,
+            adapters=adapters,
+        )
+        batch = decoder.batch
+        pacing = None if options.batch_tokens else measured_pacing(decoder, options.target_latency, batch)
+        memory = self._memory()
+        draft = self._draft(decoder)
+        scheduler = self._scheduler(decoder, memory, sequences, batch, pacing)
+        generator = Generator(
+            model,
+            decoder,
+            scheduler,
+            context=self._context,
+            wake=wake,
+            adapters=adapters,
+            memory=memory,
+            guesser=self._guesser(draft),
+            pacing=pacing,
+        )
+        generator.loop.start()
+        return Machine(generator, decoder, memory, draft)
+
+    def _scheduler(
+        self, decoder: LlamaDecoder, memory: ColdMemory | None, sequences: int, batch: int, pacing: Pacing | None
+    ) -> Scheduler:
+        live = self._config.max_sequences
+        step, beside = (max(pacing.alone, live), pacing.beside) if pacing is not None else (batch, batch)
+        limits = Limits(cells=decoder.cells, context=self._context, live=live, step=step, beside=beside)
+        kind: type[PrefixCache | StateCache] = PrefixCache if self._model.cuttable else StateCache
+        cache: ContextCache = kind(sequences, saves=memory is not None)  # type: ignore[assignment]
+        return Scheduler(limits, cache, memory or Nothing())
+
+    def _locate(self, text: str, key: str) -> Path:
+        """Where a file of the configuration is."""
+        path = parse_file(text, self._cache or Path.cwd(), key).path
+        if not path.is_file():
+            raise LoadFailed(f"{key}: {path} is not there.", param=key)
+        return path
+
+    def _cells(self, pinned: int) -> int:
+        """Cells of the cache; what is pinned comes on top, so that one whole context always fits."""
+        sequences = self._config.max_sequences
+        usual = max(2 * self._context, sequences * min(self._context, USUAL_LENGTH))
+        cells = self._options.cache_tokens or usual
+        if cells < self._context:
+            raise LoadFailed(
+                f"options.cache_tokens is {cells}, and must hold at least one context of {self._context} tokens."
+            )
+        if cells + pinned > MOST_CELLS:
+            raise LoadFailed(
+                f"The context cache would have {cells + pinned} cells, and can have {MOST_CELLS}. Lower context_size, "
+                "max_sequences or options.cache_tokens."
+            )
+        return cells + pinned
+
+    def _memory(self) -> ColdMemory | None:
+        """The tiers below the live cells, if any is wanted."""
+        options = self._options
+        on_disk = options.disk_cache > 0 and self._cache is not None
+        if not (options.host_cache or on_disk):
+            return None
+        disk = DiskCache(self._cache / "contexts", options.disk_cache) if on_disk and self._cache else None
+        return ColdMemory(Tiers(host_bytes=options.host_cache, disk=disk), f"{self._identity()} ")
+
+    def _identity(self) -> str:
+        """What must be equal for cells to be of use: the weights, all that changes what is computed, the library."""
+        options = self._options
+        parts = {
+            "model": fingerprint(self._model.path),
+            "library": llama_cpp.__version__,
+            "keys": options.cache_type_k,
+            "values": options.cache_type_v,
+            # Values are laid out in another way without flash attention.
+            "flash_attention": options.flash_attention,
+            "rope": msgspec.to_builtins(options.rope),
+            "lora": {name: self._file_identity(lora.file, name) for name, lora in options.lora.items()},
+            "control": [
+                [self._file_identity(vector.file, "control_vectors"), msgspec.to_builtins(vector)]
+                for vector in options.control_vectors
+            ],
+        }
+        return msgspec.json.encode(parts, order="sorted").decode()
+
+    def _file_identity(self, text: str, key: str) -> str:
+        return fingerprint(self._locate(text, key))
+
+    def _draft(self, decoder: LlamaDecoder) -> DraftModel | None:
+        speculation = self._options.speculation
+        if speculation.draft is None or speculation.mode == "off":
+            return None
+        if not self._model.cuttable:
+            raise LoadFailed(
+                f"A {self._model.architecture} model cannot take back guesses, so it has no use for a draft model.",
+                param="options.speculation.draft",
+            )
+        path = self._locate(speculation.draft.file, "options.speculation.draft.file")
+        return load_draft(
+            path,
+            self._config.device,
+            self._options,
+            self._native,
+            self._model,
+            cells=decoder.cells,
+            sequences=self._config.max_sequences,
+        )
+
+    def _guesser(self, draft: DraftModel | None) -> Speculator | None:
+        speculation = self._options.speculation
+        if speculation.mode == "off" or not self._model.cuttable:
+            return None
+        return Speculator(mode=speculation.mode, most=speculation.most, match=speculation.match, draft=draft)
+
+
+def measured_pacing(
+    decoder: LlamaDecoder, target: float, largest: int, clock: Callable[[], float] = time.perf_counter
+) -> Pacing:
+    """How large steps may be, by steps that are taken for this: small ones first, and larger ones while they are fast.
+
+    Args:
+        target: seconds between two tokens of a stream that reading prompts may take.
+    """
+    pacing = Pacing(target, largest)
+    size, seconds = min(LEAST, largest), 0.0
+    _timed(decoder, 1, clock)  # whatever happens once
+    while size <= largest and seconds < target / 4:
+        seconds = _timed(decoder, size, clock)
+        pacing.took(size, seconds)
+        size *= 2
+    decoder.clear()
+    return pacing
+
+
+def _timed(decoder: LlamaDecoder, tokens: int, clock: Callable[[], float]) -> float:
+    begin = clock()
+    (row,) = decoder.decode([Chunk(seq=0, start=0, tokens=[0] * tokens, logits=1)])
+    decoder.scores(row)  # which waits for it
+    seconds = clock() - begin
+    decoder.apply([Remove(0, 0)])
+    return seconds
+

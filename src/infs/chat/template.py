@@ -45,8 +45,8 @@ class ChatTemplate:
 
             self._template = compile_template(source)
 
-    def render(self, request: ChatCompletionRequest) -> str:
-        """The prompt for `request`.
+    def render(self, request: ChatCompletionRequest, *, opened: bool = True) -> str:
+        """The prompt for `request`; unless `opened`, without what the template adds to open an answer.
 
         Where the template refuses or drops some of the messages, they are adapted to it step by step: system
         messages merged, then folded into the first user message, neighbours of the same role merged, tools and
@@ -64,29 +64,32 @@ class ChatTemplate:
         failure: Exception | None = None
         for adapt, form in candidates(convert(request.messages, tools), self.dialect):
             try:
-                if probe.is_kept(self._write(adapt(convert(probe.messages, probe.tools, form)), request)):
-                    return self._prompt(request, lambda real: adapt(convert(real, tools, form)))  # noqa: B023
+                if probe.is_kept(self._write(adapt(convert(probe.messages, probe.tools, form)), request, opened)):
+                    return self._prompt(request, lambda real: adapt(convert(real, tools, form)), opened)  # noqa: B023
             except InfsError:
                 raise
             except Exception as error:  # a template may raise anything
                 failure = failure or error
         raise InvalidRequest(_refusal(failure), param="messages") from failure
 
-    def _prompt(self, request: ChatCompletionRequest, adapt: Callable[[list[Message]], Conversation]) -> str:
+    def _prompt(
+        self, request: ChatCompletionRequest, adapt: Callable[[list[Message]], Conversation], opened: bool
+    ) -> str:
         messages = list(request.messages)
-        if not request.continue_final_message:
-            return self._write(adapt(messages), request)
+        if not (opened and request.continue_final_message):
+            return self._write(adapt(messages), request, opened)
         # The prompt has to end where the message ends, whatever the template writes behind a message.
         marker = _marker(messages)
         messages[-1] = msgspec.structs.replace(messages[-1], content=messages[-1].text + marker)
-        prompt, found, _ = self._write(adapt(messages), request).rpartition(marker)
+        prompt, found, _ = self._write(adapt(messages), request, opened).rpartition(marker)
         if not found:
             raise ValueError("the message to be continued is not in the prompt as it is")
         return prompt
 
-    def _write(self, conversation: Conversation, request: ChatCompletionRequest) -> str:
+    def _write(self, conversation: Conversation, request: ChatCompletionRequest, opened: bool) -> str:
+        opened = opened and not request.continue_final_message
         if self.source is None:
-            return _lines(conversation, request)
+            return _lines(conversation, opened)
         from infs.chat.sandbox import render
 
         return render(
@@ -96,7 +99,7 @@ class ChatTemplate:
                 **self._tokens,
                 "messages": conversation.messages,
                 "tools": conversation.tools or None,
-                "add_generation_prompt": not request.continue_final_message,
+                "add_generation_prompt": opened,
             },
         )
 
@@ -123,9 +126,9 @@ def _marker(messages: Sequence[Message]) -> str:
     return marker
 
 
-def _lines(conversation: Conversation, request: ChatCompletionRequest) -> str:
+def _lines(conversation: Conversation, opened: bool) -> str:
     lines = [f"{message['role']}: {message['content'] or ''}" for message in conversation.messages]
-    return "\n".join(lines if request.continue_final_message else [*lines, "assistant:"])
+    return "\n".join([*lines, "assistant:"] if opened else lines)
 
 
 def _refusal(failure: Exception | None) -> str:

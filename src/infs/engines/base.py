@@ -41,7 +41,7 @@ class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path: a local file or folder, ``None`` for a model without files.
-        cache: the folder for what can be made again, where relative paths of the configuration start; ``None`` for none.
+        cache: the folder for what can be made again, where relative paths start; ``None`` for none.
     """
 
     model: str

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from infs.chat.constraints import check_grammars
 from infs.config import ModelConfig, convert
 from infs.engines.base import ModelInfo, ModelSetup, RunContext
 from infs.engines.llama_cpp.answers import Answer
@@ -110,6 +111,7 @@ class LlamaEngine:
 
     async def _load_generator(self, model: LlamaModel, cache: Path | None) -> list[str]:
         config = self._config
+        await asyncio.to_thread(check_grammars, config.grammars)
         self._prompts = prompts = Prompts(model, config, context=self._context)
         pinned = await asyncio.to_thread(self._pinned, prompts)
         builder = Builder(model, config, self._options, self._native, context=self._context, cache=cache)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from infs.batching.prefix import common_prefix
 from infs.chat.constraints import compile_constraint
 from infs.chat.dialects import Dialect, choose
@@ -17,6 +19,7 @@ from infs.config import ModelConfig, Preload
 from infs.engines.llama_cpp.answers import ChatAnswer, Task, TextChoice, chat_result, text_result
 from infs.engines.llama_cpp.generation import Prompt, context_exceeded
 from infs.engines.llama_cpp.model import LlamaModel
+from infs.engines.llama_cpp.overflow import places, shortened, staying
 from infs.errors import InvalidRequest, Unsupported
 from infs.types import ChatCompletionRequest, Message, Request, TextCompletionRequest
 
@@ -74,10 +77,15 @@ class Prompts:
 
     def _chat(self, request: ChatCompletionRequest) -> Task:
         options = request.set_options()
+        shift = options.get("context_overflow", "refuse") == "shift"
+        if shift:
+            stay = staying(request, int(options.get("context_keep", 0)), self._beginning)
+            request = shortened(request, stay, self._may_fit)
         text = self.template.render(self._guard.mask(request))
         thinking = opens_reasoning(text, self.dialect.thinking)
         rule = output_rule(request, self.dialect, thinking=thinking, controls=self._controls)
         tokens = self._tokenize_guarded(text, keep=_keep(options))
+        kept, cuts = places(request, stay, tokens, self._beginning) if shift else (0, ())
         stops = [*options.get("stop", []), *self.template.stop]
         tools, parallel = offered_tools(request), request.parallel_tool_calls
         return Task(
@@ -86,6 +94,8 @@ class Prompts:
                 options,
                 stops=stops,
                 rule=rule,
+                keep=max(kept, int(options.get("context_keep", 0))),
+                places=cuts,
                 shown=frozenset(self._controls.values()),
                 ends=self._end_tokens,
                 thinking=self.dialect.thinking,
@@ -96,6 +106,18 @@ class Prompts:
             lambda: ChatAnswer(self.dialect.parser(tools, thinking=thinking, parallel=parallel)),
             chat_result,
         )
+
+    def _may_fit(self, request: ChatCompletionRequest) -> bool:
+        """Whether the prompt fits into the context, with at least one token of an answer."""
+        text = self._guard.unmask(self.template.render(self._guard.mask(request)))
+        if self._model.least_tokens(text) >= self._context:
+            return False
+        return len(self._tokenize_guarded(text, keep=0)) < self._context
+
+    def _beginning(self, request: ChatCompletionRequest) -> list[int]:
+        """The tokens of a conversation without an answer opened behind it."""
+        request = msgspec.structs.replace(self._guard.mask(request), continue_final_message=False)
+        return self._tokenize_guarded(self.template.render(request, opened=False), keep=0)
 
     def _ids(self, controls: Iterable[str]) -> dict[str, int]:
         """The ids of control tokens by their texts."""

@@ -10,7 +10,7 @@ from typing import Any
 import llama_cpp
 
 from benchmarks.rig import SETTLE, Loaded
-from infs.engines.llama_cpp.decoder import context_params, new_context
+from infs.engines.llama_cpp.contexts import context_params, new_context
 from infs.engines.llama_cpp.options import LlamaOptions
 
 

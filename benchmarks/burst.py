@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from benchmarks import bare, rig
 from benchmarks.figures import Comparison, Figure
-from infs.engines.llama_cpp.options import LlamaOptions
 
 STREAMS = 8
 LENGTH = 200  # tokens of a prompt
@@ -26,27 +25,29 @@ class Burst:
     pause: float
 
 
-def burst(loaded: rig.Loaded, *, steps: int, rounds: int, batches: Sequence[int]) -> Iterator[Figure]:
-    """For each size of a step: the median first token and the total time, against all prompts in one batch first."""
+def burst(loaded: rig.Loaded, *, steps: int, rounds: int, batches: Sequence[int | None]) -> Iterator[Figure]:
+    """For each size of a step: the median first token and the total time, against all prompts in one batch first.
+
+    ``None`` is the size that the engine finds by measuring.
+    """
     ours, peers = _measure(loaded, steps, rounds, batches)
-    default = LlamaOptions().batch_tokens
     for batch in batches:
         first = Comparison(ours=[b.first for b in ours[batch]], peer=[p.first for p in peers])
         total = Comparison(ours=[b.total for b in ours[batch]], peer=[p.total for p in peers])
         pause, step = min(b.pause for b in ours[batch]), min((p.total - p.first) / steps for p in peers)
         yield first.time_figure(
-            f"burst of {STREAMS}, batch_tokens {batch}: first token / one batch first",
+            f"burst of {STREAMS}, batch_tokens {batch or 'as measured'}: first token / one batch first",
             f"{min(first.ours) * 1e3:.0f} / {min(first.peer) * 1e3:.0f} ms; total time {1 / total.speed:.3f} "
             f"(median {1 / total.median:.3f}); longest pause {pause * 1e3:.0f} ms, {pause / step:.1f} decode steps",
-            0.65 if batch == default else None,
+            None if batch else 0.65,
         )
 
 
 def _measure(
-    loaded: rig.Loaded, steps: int, rounds: int, batches: Sequence[int]
-) -> tuple[dict[int, list[Burst]], list[Burst]]:
+    loaded: rig.Loaded, steps: int, rounds: int, batches: Sequence[int | None]
+) -> tuple[dict[int | None, list[Burst]], list[Burst]]:
     seeds = itertools.count(100)
-    ours: dict[int, list[Burst]] = {batch: [] for batch in batches}
+    ours: dict[int | None, list[Burst]] = {batch: [] for batch in batches}
     peers: list[Burst] = []
     with ExitStack() as stack:
         rigs = {batch: stack.enter_context(rig.Rig(loaded, batch_tokens=batch)) for batch in batches}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -70,12 +70,15 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return Figure(name=name, value=value, target=target, goal="at most", median=median, detail=detail)
 
 
-def interleaved(sides: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
+Returned = TypeVar("Returned")
+
+
+def interleaved(sides: Sequence[Callable[[], Returned]], rounds: int) -> list[list[Returned]]:
     """What each of `sides` returns in each round. They take turns, and go first in turn: A B, B A, A B, ...
 
     A machine that others use as well has slow and quick minutes; neighbours in time have the same ones.
     """
-    times: list[list[float]] = [[] for _ in sides]
+    times: list[list[Returned]] = [[] for _ in sides]
     order = list(range(len(sides)))
     for _ in range(rounds):
         for index in order:

@@ -50,19 +50,14 @@ def _servers(stack: ExitStack, loaded: rig.Loaded, steps: int, threads: int | No
     peer = [*PEER, "--model", str(loaded.path), "--model_alias", "m", "--interrupt_requests", "false"]
     peer += ["--n_ctx", str(loaded.context), "--verbose", "false"]
     # Its settings change how it chooses a token, so they are kept to what the model needs to go on.
-    ban = {str(token): -100 for token in loaded.model.end_tokens} if _may_end(loaded) else {}
-    sides = {"infs": _side(stack, ours, "/health", loaded, steps, {"ignore_eos": True})}
+    ban = {str(token): -100 for token in loaded.model.end_tokens} if loaded.may_end else {}
+    sides = {"infs": _side(stack, ours, "/health", loaded, steps, {"ignore_eos": True} if loaded.may_end else {})}
     extra = {"logit_bias": ban} if ban else {}
     if not missing_peer():
         sides["llama_cpp.server"] = _side(stack, peer, "/v1/models", loaded, steps, extra)
         same = [*peer, "--n_threads", str(count), "--n_threads_batch", str(count)]
         sides[f"llama_cpp.server, {count} threads"] = _side(stack, same, "/v1/models", loaded, steps, extra)
     return sides
-
-
-def _may_end(loaded: rig.Loaded) -> bool:
-    """Whether the model's greedy choice may be an end token; that of the random ones never is."""
-    return not loaded.path.name.startswith("random-")
 
 
 def _side(
@@ -72,7 +67,7 @@ def _side(
     seeds = itertools.count(5000)
 
     def run() -> float:
-        prompts = rig.random_prompts(loaded.model, STREAMS, PROMPT // 2, next(seeds))
+        prompts = rig.random_prompts(loaded.model, STREAMS, PROMPT, next(seeds))
         bodies = [
             {"model": "m", "prompt": loaded.model.text(p), "max_tokens": steps, "temperature": 0.0, **extra}
             for p in prompts

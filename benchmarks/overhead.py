@@ -7,7 +7,6 @@ Python runs on cold caches, which `real_overhead` shows.
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,22 +16,24 @@ from typing import Any
 from unittest.mock import patch
 
 import llama_cpp
+import numpy as np
 
 from benchmarks import bare, rig
 from benchmarks.figures import Figure
 from infs.batching.scheduler import Scheduler
 from infs.engines.llama_cpp.decoder import Batch, LlamaDecoder
-from infs.engines.llama_cpp.sampling import Sampler
+from infs.engines.llama_cpp.model import LlamaModel
 
 STEPS = 300
 PROMPT = 8  # tokens
+TOKEN = 300  # a word of the random models
 # What a step is made of. `accept` is the output's: detokenise, look for stop strings, post.
 PARTS: dict[str, tuple[type, str]] = {
     "plan": (Scheduler, "plan"),
     "fill": (Batch, "fill"),
     "decode": (LlamaDecoder, "decode"),
     "computed": (Scheduler, "computed"),
-    "sample": (Sampler, "sample"),
+    "sample": (rig.TimedOutput, "sample"),
     "accept": (rig.TimedOutput, "accept"),
     "sampled": (Scheduler, "sampled"),
 }
@@ -42,7 +43,7 @@ NATIVE = ("llama_decode", "llama_sampler_sample", "llama_memory_seq_cp", "llama_
 def overhead(loaded: rig.Loaded, counts: Sequence[int]) -> Iterator[Figure]:
     """Microseconds of a step with llama.cpp taken out, for each number of sequences, and its parts."""
     for count in counts:
-        with rig.Rig(loaded, live=count, by_hand=True) as one, _without_native():
+        with rig.Rig(loaded, live=count, by_hand=True) as one, _without_native(loaded.model):
             steps = min(STEPS, loaded.cells // count - 2 * PROMPT)  # without running out of cells
             step = min(_steps(one, count, steps))
             parts = {name: _part(one, count, steps, *place) for name, place in PARTS.items()}
@@ -149,12 +150,14 @@ def _steps(one: rig.Rig, count: int, steps: int, before: Callable[[], None] = la
 
 
 @contextmanager
-def _without_native() -> Iterator[None]:
-    """llama.cpp computes nothing, and chooses one token after the other."""
-    tokens = itertools.cycle(range(300, 800))
+def _without_native(model: LlamaModel) -> Iterator[None]:
+    """llama.cpp computes nothing. Its scores are always the same, whether it chooses by them or the loop does."""
+    scores = np.zeros(model.size, np.float32)
+    scores[TOKEN] = 1.0
     with (
         patch.object(llama_cpp, "llama_decode", lambda context, batch: 0),
-        patch.object(llama_cpp, "llama_sampler_sample", lambda chain, context, row: next(tokens)),
+        patch.object(llama_cpp, "llama_sampler_sample", lambda chain, context, row: TOKEN),
+        patch.object(LlamaDecoder, "scores", lambda decoder, row: scores),
     ):
         yield
 

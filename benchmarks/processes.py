@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 PATIENCE = 120.0  # seconds for a start or an answer, after which the run has failed
 HOST = "127.0.0.1"
 INFS = (sys.executable, "-c", "from infs.cli import main; main()", "serve", "--host", HOST)
@@ -29,6 +31,12 @@ class Served:
     process: subprocess.Popen[bytes]
     port: int
     startup: float
+
+
+def resident(process: psutil.Process) -> int:
+    """Bytes of `process` that are in memory."""
+    size: int = process.memory_info().rss
+    return size
 
 
 @contextmanager

@@ -1,17 +1,23 @@
 """A Llama of SmolLM-135M's shape with random weights, written as GGUF: as fast as a real one, and no download.
 
 The text that it writes is nonsense, but it is text: the rows of the end tokens and of the single bytes in the
-(tied) embedding are zero, so that a greedy choice never falls on them and every token is a readable word.
+(tied) embedding are zero, so that a greedy choice never falls on them and every token is a readable word. A word
+begins with a space and is one token, also when its text is read again, so that a conversation continues with the
+very tokens that were generated.
+
+A model that `copies` has layers that add nothing, and an output that names the word's successor: it goes round
+in circles of `CIRCLE` words, whatever stands before the last one.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import string
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gguf
@@ -21,13 +27,22 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SPACE = "Ġ"  # how GPT-2's vocabulary writes a space
 SPREAD = 0.02  # standard deviation of the weights
 SEED = 135
+FIRST_WORD = len(SPECIAL) + 256  # the token of the first word; before it are the special ones and the bytes
+CIRCLE = 256  # words
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a Llama. `name` and `version` make the name of its file."""
+    """The sizes of a Llama, and whether it `copies`. `name` and `version` make the name of its file."""
 
     name: str
     layers: int
@@ -37,10 +52,12 @@ class Shape:
     feed_forward: int
     vocabulary: int
     context: int
-    version: int = 1
+    version: int = 2
+    copies: bool = False
 
 
 SMOL_135M = Shape("random-135m", 30, 576, 9, 3, 1536, 49152, 8192)
+COPYING_135M = replace(SMOL_135M, name="random-135m-copies", copies=True)
 TINY = Shape("random-tiny", 2, 64, 2, 1, 128, 1024, 512)
 
 
@@ -58,6 +75,32 @@ def random_llama(shape: Shape = SMOL_135M, folder: Path | None = None) -> Path:
         write(shape, part)
         part.replace(target)
     return target
+
+
+def random_words(shape: Shape, count: int, length: int, seed: int) -> list[list[int]]:
+    """`count` lists of `length` tokens, all of them words of a model of `shape`."""
+    words: list[list[int]] = (
+        np.random.default_rng(seed).integers(FIRST_WORD, shape.vocabulary, (count, length)).tolist()
+    )
+    return words
+
+
+def text_of(shape: Shape, tokens: Sequence[int]) -> str:
+    """The text of `tokens`, all of them words."""
+    words = _words(shape.vocabulary - FIRST_WORD)
+    return "".join(words[token - FIRST_WORD] for token in tokens).replace(SPACE, " ")
+
+
+def byte_token(text: str) -> int:
+    """The token of one ASCII character on its own."""
+    return len(SPECIAL) + ord(text)
+
+
+def successor(shape: Shape, token: int) -> int:
+    """The word that a model which copies has follow the word `token`; the last circle may be a smaller one."""
+    circle, place = divmod(token - FIRST_WORD, CIRCLE)
+    size = min(CIRCLE, shape.vocabulary - FIRST_WORD - circle * CIRCLE)
+    return FIRST_WORD + circle * CIRCLE + (place + 1) % size
 
 
 def write(shape: Shape, target: Path) -> None:
@@ -89,17 +132,18 @@ def _write_sizes(writer: gguf.GGUFWriter, shape: Shape) -> None:
 
 
 def _write_tokenizer(writer: gguf.GGUFWriter, shape: Shape) -> None:
-    words, merges = _words(shape.vocabulary - len(SPECIAL) - 256)
+    words = _words(shape.vocabulary - FIRST_WORD)
     tokens = [*SPECIAL, *_byte_names(), *words]
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("starcoder")
     writer.add_token_list(tokens)
     writer.add_token_types([control] * len(SPECIAL) + [normal] * (len(tokens) - len(SPECIAL)))
-    writer.add_token_merges(merges)
+    writer.add_token_merges([f"{word[:-1]} {word[-1]}" for word in words])
     writer.add_bos_token_id(tokens.index("<|endoftext|>"))
     writer.add_eos_token_id(tokens.index("<|im_end|>"))
     writer.add_add_bos_token(False)
+    writer.add_chat_template(CHAT_TEMPLATE)
 
 
 def _byte_names() -> list[str]:
@@ -109,15 +153,12 @@ def _byte_names() -> list[str]:
     return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
 
 
-def _words(count: int) -> tuple[list[str], list[str]]:
-    """`count` words and their merges: a space with a letter, two letters, and two of those pairs."""
-    letters = string.ascii_lowercase
-    first = [*(("Ġ", letter) for letter in letters), *itertools.product(letters, letters)]
-    pairs = [a + b for a, b in itertools.product(letters, letters)]
-    order = np.random.default_rng(SEED).permutation(len(pairs) ** 2)[: max(0, count - len(first))]
-    second = [(pairs[place // len(pairs)], pairs[place % len(pairs)]) for place in order.tolist()]
-    chosen = [*first, *second][:count]
-    return [a + b for a, b in chosen], [f"{a} {b}" for a, b in chosen]
+@functools.cache
+def _words(count: int) -> list[str]:
+    """The `count` shortest words, by the alphabet within a length: each is a shorter one with a letter more."""
+    lengths = (itertools.product(string.ascii_lowercase, repeat=length) for length in itertools.count(1))
+    letters = itertools.chain.from_iterable(lengths)
+    return [SPACE + "".join(word) for word in itertools.islice(letters, count)]
 
 
 def _tensors(shape: Shape) -> Iterator[tuple[str, Matrix]]:
@@ -126,11 +167,17 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, Matrix]]:
     def matrix(rows: int, columns: int) -> Matrix:
         return random.standard_normal((rows, columns), dtype=np.float32) * np.float32(SPREAD)
 
+    def closing(rows: int, columns: int) -> Matrix:
+        """What a part of a layer ends in. (Zeros take as long to compute as anything else.)"""
+        return matrix(rows, columns) * np.float32(not shape.copies)
+
     width, ones = shape.width, np.ones(shape.width, np.float32)
     kv_width = width // shape.heads * shape.kv_heads
     embedding = matrix(shape.vocabulary, width)
-    embedding[: len(SPECIAL) + 256] = 0.0  # a score of 0, below the best of all others: never a greedy choice
+    embedding[:FIRST_WORD] = 0.0  # a score of 0, below the best of all others: never a greedy choice
     yield "token_embd.weight", embedding
+    if shape.copies:
+        yield "output.weight", _successors(shape, embedding)
     yield "output_norm.weight", ones
     for layer in range(shape.layers):
         start = f"blk.{layer}."
@@ -139,10 +186,18 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, Matrix]]:
         yield start + "attn_q.weight", matrix(width, width)
         yield start + "attn_k.weight", matrix(kv_width, width)
         yield start + "attn_v.weight", matrix(kv_width, width)
-        yield start + "attn_output.weight", matrix(width, width)
+        yield start + "attn_output.weight", closing(width, width)
         yield start + "ffn_gate.weight", matrix(shape.feed_forward, width)
         yield start + "ffn_up.weight", matrix(shape.feed_forward, width)
-        yield start + "ffn_down.weight", matrix(width, shape.feed_forward)
+        yield start + "ffn_down.weight", closing(width, shape.feed_forward)
+
+
+def _successors(shape: Shape, embedding: Matrix) -> Matrix:
+    """The output in which each word's successor has that word's embedding."""
+    output = np.zeros_like(embedding)
+    words = range(FIRST_WORD, shape.vocabulary)
+    output[[successor(shape, word) for word in words]] = embedding[words]
+    return output
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from infs.batching.prefix import PrefixCache
 from infs.batching.scheduler import Limits, Scheduler
 from infs.batching.scheduler import Sequence as Running
 from infs.config import DeviceConfig
+from infs.engines.llama_cpp.building import LARGEST_STEP, SPARE_SEQUENCES, USUAL_LENGTH, measured_pacing
 from infs.engines.llama_cpp.decoder import LlamaDecoder
-from infs.engines.llama_cpp.engine import MAX_CONTEXT, SPARE_SEQUENCES, USUAL_LENGTH
+from infs.engines.llama_cpp.engine import MAX_CONTEXT
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
@@ -55,6 +56,11 @@ class Loaded:
     def cells(self) -> int:
         """Cells of the cache for eight sequences, as the engine has it by default."""
         return max(2 * self.context, 8 * min(self.context, USUAL_LENGTH))
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the model's greedy choice may be an end token; that of the random ones never is."""
+        return not self.path.name.startswith("random-")
 
 
 def load(path: Path, threads: int | None = None) -> Loaded:
@@ -117,7 +123,7 @@ class Rig:
 
     Args:
         live: sequences that run at once.
-        batch_tokens: tokens of one step; as many as the engine has by default.
+        batch_tokens: tokens of one step; as the engine measures it by default.
         by_hand: no thread is started; whoever made this calls the loop's `step`.
     """
 
@@ -125,8 +131,9 @@ class Rig:
         self, loaded: Loaded, *, live: int = 8, batch_tokens: int | None = None, by_hand: bool = False
     ) -> None:
         self.model = model = loaded.model
+        self._ban = model.end_tokens if loaded.may_end else ()  # a ban is work for each token
         options = LlamaOptions()
-        step = max(batch_tokens or options.batch_tokens, live)
+        step = max(batch_tokens or LARGEST_STEP, live)
         self.decoder = LlamaDecoder(
             model,
             loaded.device,
@@ -137,8 +144,11 @@ class Rig:
             batch=step,
         )
         limits = Limits(cells=self.decoder.cells, context=loaded.context, live=live, step=step)
+        pacing = None if batch_tokens else measured_pacing(self.decoder, options.target_latency, step)
+        if pacing is not None:
+            limits.step, limits.beside = max(pacing.alone, live), pacing.beside
         self.scheduler = Scheduler(limits, PrefixCache(live + SPARE_SEQUENCES))
-        self.loop = Loop(self.decoder, self.scheduler)
+        self.loop = Loop(self.decoder, self.scheduler, pacing=pacing)
         self._by_hand = by_hand
 
     def __enter__(self) -> Rig:
@@ -159,9 +169,8 @@ class Rig:
 
     def sequence(self, prompt: Sequence[int], new: int, stream: Stream) -> Running:
         """A greedy sequence of `new` tokens that no end token ends."""
-        sampler = Sampler(
-            self.model, Sampling(temperature=0.0), context=self.scheduler.limits.context, ban=self.model.end_tokens
-        )
+        context = self.scheduler.limits.context
+        sampler = Sampler(self.model, Sampling(temperature=0.0), context=context, ban=self._ban)
         output = TimedOutput(self.decoder, sampler, stream.post, index=0, ends=frozenset(), stops=[])
         output.stream = stream
         return Running(tokens=list(prompt), output=output, max_new=new)

@@ -30,11 +30,11 @@ class Effort:
     steps: int
     stream_steps: int
     counts: tuple[int, ...]
-    batches: tuple[int, ...]
+    batches: tuple[int | None, ...]
 
 
-QUICK = Effort(rounds=4, steps=32, stream_steps=32, counts=(1, 8), batches=(256,))
-FULL = Effort(rounds=12, steps=48, stream_steps=48, counts=(1, 8, 32, 64), batches=(64, 128, 256, 512))
+QUICK = Effort(rounds=4, steps=32, stream_steps=32, counts=(1, 8), batches=(None,))
+FULL = Effort(rounds=12, steps=48, stream_steps=48, counts=(1, 8, 32, 64), batches=(None, 64, 128, 256, 512))
 
 
 def find_model(name: str) -> Path:

@@ -13,7 +13,7 @@ import click
 import psutil
 
 from benchmarks.figures import Figure, interleaved, show, write_json
-from benchmarks.processes import HOST, INFS, PATIENCE, served, streams_time
+from benchmarks.processes import HOST, INFS, PATIENCE, resident, served, streams_time
 from infs.demo import MODEL_FILE
 
 # The least that a server with the same libraries does: one route, no models.
@@ -60,14 +60,14 @@ def memory() -> Iterator[Figure]:
     with ExitStack() as stack:
         server = stack.enter_context(served(command, "/health"))
         api = psutil.Process(server.process.pid)
-        before = _resident(api)
+        before = resident(api)
         streams_time(server.port, [{"model": "m", "prompt": "Once upon a time", "max_tokens": 16, "ignore_eos": True}])
         answered = time.perf_counter()
-        worker = sum(_resident(child) for child in api.children(recursive=True))
-        used = _resident(api)
+        worker = sum(resident(child) for child in api.children(recursive=True))
+        used = resident(api)
         _wait_until_alone(api)
         gone = time.perf_counter() - answered
-        after = _resident(api)
+        after = resident(api)
     yield Figure(
         name="API process, resident",
         value=used / MB,
@@ -82,11 +82,6 @@ def memory() -> Iterator[Figure]:
         detail=f"{after / MB:.0f} / {before / MB:.0f} MB for all processes; "
         f"the worker was gone {gone:.1f} s after the answer with a ttl of {TTL:g} s",
     )
-
-
-def _resident(process: psutil.Process) -> int:
-    resident: int = process.memory_info().rss
-    return resident
 
 
 def _wait_until_alone(api: psutil.Process) -> None:

@@ -14,7 +14,7 @@ from benchmarks.serving import Effort, measure
 
 from benchmarks import bare, over_http, rig, startup
 
-BRIEF = Effort(rounds=2, steps=8, stream_steps=4, counts=(1, 2), batches=(64, 256))
+BRIEF = Effort(rounds=2, steps=8, stream_steps=4, counts=(1, 2), batches=(64, None))
 
 
 @pytest.fixture(scope="module")

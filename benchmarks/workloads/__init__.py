@@ -1,0 +1,1 @@
+"""What two servers are compared by: each module is a kind of use."""

@@ -21,10 +21,13 @@ from infs.config import (
     LogConfig,
     ModelConfig,
     ServerConfig,
+    ToolConfig,
+    convert,
     load_config,
     parse_config,
     parse_model,
 )
+from infs.engines.llama_cpp.options import ControlVector, LlamaOptions, LoraOptions, RopeOptions
 from infs.errors import ConfigError
 
 DOCS = Path(__file__).parent.parent / "docs" / "configuration.md"
@@ -400,14 +403,15 @@ def test_parsing_again_changes_nothing() -> None:
 
 
 def test_page_has_every_key() -> None:
-    from infs.engines.llama_cpp.options import LlamaOptions
-
     page = DOCS.read_text(encoding="utf-8")
-    for kind in (Config, ServerConfig, ModelConfig, DeviceConfig, LogConfig, HubConfig, LlamaOptions):
+    engine = (LlamaOptions, RopeOptions, LoraOptions, ControlVector)
+    for kind in (Config, ServerConfig, ModelConfig, ToolConfig, DeviceConfig, LogConfig, HubConfig, *engine):
         for key in kind.__struct_fields__:
             assert re.search(rf"^\|[^|]*`{key}`[^|]*\|", page, re.MULTILINE), f"{kind.__name__}.{key}"
 
 
 def test_example_of_the_page_is_valid(write: Write) -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert set(load_config(write(example)).models) == {"demo", "small", "org/large"}
+    whole, options = re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert set(load_config(write(whole)).models) == {"demo", "small", "org/large"}
+    small = load_config(write(options)).models["small"]
+    assert convert(small.options, LlamaOptions, "the page").lora["legal"].scale == 0.0

@@ -42,8 +42,9 @@ from tests.e2e.served import serve
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXPECTED_NAMES = """ChatCompletionRequest ChatCompletionResult Config Delta DeviceConfig EmbeddingRequest
-EmbeddingResult Event InferenceServer InfsError Message ModelConfig Progress Request Result Runner TextCompletionRequest
-TextCompletionResult Tool ToolCall Usage __version__ demo_model load_config"""
+EmbeddingResult Event InferenceServer InfsError Message ModelConfig Progress Request RerankRequest RerankResult Result
+Runner TextCompletionRequest TextCompletionResult ServerTool Tool ToolCall ToolConfig ToolContext ToolUse Usage
+__version__ demo_model load_config tool"""
 
 
 def errors() -> list[type[InfsError]]:

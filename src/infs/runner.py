@@ -12,10 +12,12 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload, runtime
 
 from infs.types import (
     ChatCompletionRequest,
+    DecisionRequest,
     EmbeddingRequest,
     Event,
     R,
     Request,
+    RerankRequest,
     Result,
     TextCompletionRequest,
 )
@@ -83,3 +85,5 @@ class Conveniences:
     text_completion = Convenience(TextCompletionRequest)
     chat_completion = Convenience(ChatCompletionRequest)
     embedding = Convenience(EmbeddingRequest)
+    rerank = Convenience(RerankRequest)
+    decision = Convenience(DecisionRequest)

@@ -252,7 +252,7 @@ def test_what_the_schema_knows_is_forced() -> None:
     schema = {"type": "object", "properties": properties, "required": ["name", "of"], "additionalProperties": False}
     forced = {}
     for whitespace in ("compact", "flexible"):
-        grammar = compile_constraint(JsonConstraint(schema=schema, whitespace=whitespace))  # type: ignore[arg-type]
+        grammar = compile_constraint(JsonConstraint(schema=schema, whitespace=whitespace))
         matcher = LLMatcher(byte_tokenizer(), grammar)
         forced[whitespace] = bytes(matcher.compute_ff_tokens())
         matcher.consume_tokens(list(b'{"name": "a'))

@@ -98,7 +98,8 @@ def _fetch(folder: Path) -> None:
         )
     with tarfile.open(folder / f"jsonschema-{VERSION}.tar.gz") as archive:
         members = [member for member in archive.getmembers() if "/json/tests/" in member.name]
-        archive.extractall(folder, members=members, filter="data")
+        archive.extractall(folder / "new", members=members, filter="data")
+    (folder / "new" / f"jsonschema-{VERSION}").rename(folder / f"jsonschema-{VERSION}")  # all of it, or nothing
 
 
 def cases(suite: Path, draft: str) -> Iterator[Case]:

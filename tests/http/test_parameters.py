@@ -18,6 +18,7 @@ from infs.types import (
     JsonConstraint,
     LogitBias,
     Message,
+    NamedConstraint,
     NamedTool,
     RegexConstraint,
     TextCompletionRequest,
@@ -222,6 +223,12 @@ def test_logprobs_of_completions(http: httpx.Client, fake: FakeServer) -> None:
     [
         ({"response_format": {"type": "text"}}, UNSET),
         ({"response_format": {"type": "json_object"}}, JsonConstraint()),
+        ({"response_format": {"type": "json_object", "whitespace": "compact"}}, JsonConstraint(whitespace="compact")),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}, "whitespace": "flexible"}},
+            JsonConstraint(schema={}, whitespace="flexible"),
+        ),
+        ({"grammar": {"name": "person"}}, NamedConstraint(name="person")),
         ({"grammar": 'root ::= "a"'}, GrammarConstraint(grammar='root ::= "a"')),
         (
             {"grammar": {"definition": 'start: "a"', "syntax": "lark"}},
@@ -256,6 +263,9 @@ def test_wrong_constraints(http: httpx.Client) -> None:
     refused(chat(http, response_format={"type": "json_object"}, regex="a"), "regex", saying="Only one")
     refused(chat(http, choice=[]), "choice.options")
     refused(chat(http, grammar={"definition": "a", "syntax": "ebnf"}), "grammar.syntax")
+    for grammar in ({}, {"name": "a", "definition": "b"}, {"name": "a", "syntax": "gbnf"}, {"syntax": "lark"}):
+        refused(chat(http, grammar=grammar), "grammar", saying="a name alone")
+    refused(chat(http, response_format={"type": "json_object", "whitespace": "none"}), "response_format.whitespace")
 
 
 def test_schemas_are_not_nested_without_end(http: httpx.Client, fake: FakeServer) -> None:

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
+from infs.chat.gbnf_lark import lark_from_gbnf
+from infs.chat.patterns import check_repetitions
 from infs.chat.schema import enforceable
-from infs.errors import InvalidRequest
-from infs.types import ChoiceConstraint, Constraint, GrammarConstraint, JsonConstraint, RegexConstraint
+from infs.errors import ConfigError, InvalidRequest, RequestError
+from infs.types import (
+    ChoiceConstraint,
+    Constraint,
+    GrammarConstraint,
+    JsonConstraint,
+    NamedConstraint,
+    OwnConstraint,
+    RegexConstraint,
+    own_constraint,
+)
 
 # Long enough to say what is wrong; llguidance quotes the whole grammar.
 _MAX_REASON = 600
+_ENDS = "beginning or end"
+_END = 256
 
 
 def compile_constraint(constraint: Constraint | None, *, tokenizer: Any = None) -> str | None:
@@ -26,7 +41,11 @@ def compile_constraint(constraint: Constraint | None, *, tokenizer: Any = None) 
     if constraint is None:
         return None
     param, grammar = _grammar(constraint)
-    return checked(grammar, param=param, tokenizer=tokenizer)
+    checked(grammar, param=param, tokenizer=tokenizer)
+    if tokenizer is not None or not isinstance(constraint, GrammarConstraint):
+        # Only a grammar may name tokens, which nothing but the model's own tokenizer knows.
+        _begun(grammar, param, tokenizer)
+    return grammar
 
 
 def checked(grammar: str, *, param: str, tokenizer: Any = None) -> str:
@@ -39,8 +58,21 @@ def checked(grammar: str, *, param: str, tokenizer: Any = None) -> str:
 
     failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, tokenizer)
     if failed:
-        raise InvalidRequest(f"The {param} cannot be used: {_shorten(messages[0])}", param=param)
+        raise InvalidRequest(f"The {param} cannot be used: {_shorten(_explained(messages[0]))}", param=param)
     return grammar
+
+
+def check_grammars(grammars: Mapping[str, OwnConstraint | str], *, tokenizer: Any = None) -> None:
+    """Compile the grammars of a model's configuration, so that a wrong one is known when the model is loaded.
+
+    Raises:
+        ConfigError: naming the grammar, with the reason.
+    """
+    for name, grammar in grammars.items():
+        try:
+            compile_constraint(own_constraint(grammar), tokenizer=tokenizer)
+        except RequestError as error:
+            raise ConfigError(f"grammars.{name}: {error.message}", param=f"grammars.{name}") from error
 
 
 def lark_grammar(text: str) -> str:
@@ -54,39 +86,80 @@ def literal(text: str) -> str:
     return json.dumps(text).replace("\x7f", "\\u007f")
 
 
-def after_reasoning(grammar: str) -> str:
-    """A grammar for free text up to ``</think>``, and then for what `grammar` demands."""
-    first, *rest = json.loads(grammar)["grammars"]
-    thought = "start: thought /\\s{0,4}/ @answer\nthought[lazy]: /(?s:.*)<\\/think>/\n"
-    return json.dumps({"grammars": [{"lark_grammar": thought}, {**first, "name": "answer"}, *rest]})
-
-
 def _grammar(constraint: Constraint) -> tuple[str, str]:
     """The field that errors name, and the grammar, not yet checked."""
     match constraint:
         case JsonConstraint():
-            schema = {"type": "object"} if constraint.schema is None else constraint.schema
-            ready = enforceable(schema, param="response_format")
-            return "response_format", json.dumps({"grammars": [{"json_schema": ready}]})
+            return "response_format", json.dumps({"grammars": [{"json_schema": _schema(constraint)}]})
         case RegexConstraint():
             from llguidance import LLMatcher
 
+            check_repetitions(constraint.pattern)
             return "regex", LLMatcher.grammar_from_regex(constraint.pattern)
         case ChoiceConstraint():
-            options = " | ".join(literal(option) for option in constraint.options)
-            return "choice", lark_grammar(f"start: {options}")
+            # One terminal: many alternatives of a rule take long, and one that begins like another may hide it.
+            options = " | ".join(map(literal, dict.fromkeys(constraint.options)))
+            return "choice", lark_grammar(f"start: CHOICE\nCHOICE: {options}")
         case GrammarConstraint():
-            text = constraint.grammar if constraint.syntax == "lark" else _from_gbnf(constraint.grammar)
+            text = constraint.grammar if constraint.syntax == "lark" else lark_from_gbnf(constraint.grammar)
             return "grammar", lark_grammar(text)
+        case NamedConstraint():
+            raise InvalidRequest(f"The grammar {constraint.name!r} is not configured.", param="grammar")
 
 
-def _from_gbnf(text: str) -> str:
-    from llguidance.gbnf_to_lark import gbnf_to_lark
+def _schema(constraint: JsonConstraint) -> dict[str, Any]:
+    schema = {"type": "object"} if constraint.schema is None else constraint.schema
+    whitespace = constraint.whitespace or ("flexible" if constraint.schema is None else "compact")
+    return enforceable(schema, param="response_format", whitespace=whitespace)
 
-    try:
-        return str(gbnf_to_lark(text))
-    except Exception as error:  # its errors have no common class
-        raise InvalidRequest(f"The grammar is not valid GBNF: {_shorten(str(error))}", param="grammar") from error
+
+def _explained(reason: str) -> str:
+    """llguidance's reason, in the words of those who write regular expressions."""
+    if found := re.search(r"lookarounds not supported yet; (\w+)", reason):
+        name = (
+            "a word boundary (\\b)" if found[1].startswith("Word") else f"an anchor (^ or $) that is not at its {_ENDS}"
+        )
+        return f"{name} cannot be enforced"
+    if "look-around" in reason:
+        return f"looking ahead or behind cannot be enforced: {reason}"
+    return reason
+
+
+def _begun(grammar: str, param: str, tokenizer: Any) -> None:
+    """Raise `InvalidRequest` where not even the first token can be told.
+
+    That is a grammar that never comes to an end of its rules, or one too big to work with.
+    """
+    from llguidance import LLMatcher
+
+    matcher = LLMatcher(tokenizer or _byte_tokenizer(), grammar, log_level=0)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    if matcher.is_error():
+        reason = matcher.get_error().partition("<state>")[0]
+        if "too many expressions" in reason:
+            reason = "it is too big"
+        elif not reason.strip() or "NoExtension" in reason:
+            reason = "nothing can fit it"
+        raise InvalidRequest(f"The {param} cannot be used: {_shorten(reason)}", param=param)
+
+
+def _byte_tokenizer() -> Any:
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    return LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=_END + 1, eos_token=_END, slices=[])
+
+
+class _Bytes:
+    """The smallest vocabulary that writes everything: the bytes, and an end."""
+
+    eos_token_id = _END
+    bos_token_id = None
+    tokens = (*(bytes([value]) for value in range(_END)), b"\xff<end>")
+    special_token_ids = (_END,)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
 
 
 def _shorten(reason: str) -> str:

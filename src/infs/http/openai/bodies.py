@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from infs.types import LogitBias
+from infs.types import LogitBias, LoraScale
 
 MAX_STOPS = 16
 MAX_PROMPTS = 1024
@@ -24,11 +24,22 @@ Label = Annotated[str, Meta(max_length=512)]
 
 
 class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every request may say. `user` is written to the log (level debug), and changes nothing else."""
+    """What every request may say.
+
+    Requests with a lower `priority` go first; those with the same one in turn, `user` by `user`. Labels are written
+    to the log too (level debug).
+    """
 
     model: ModelId
     timeout: float | None = None
+    priority: int | None = None
     user: Label | None = None
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        """Who asks, how urgently, and how long it may take: what all requests of the vocabulary have."""
+        said = {"timeout": self.timeout, "priority": self.priority, "client": self.user}
+        return {name: value for name, value in said.items() if value is not None}
 
 
 class StreamOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,10 +49,17 @@ class StreamOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     include_obfuscation: bool | None = None
 
 
-class GrammarBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A grammar in a syntax of your choice."""
+Whitespace = Annotated[
+    Literal["compact", "flexible"],
+    Meta(description="What stands between values: one space behind commas and colons, or layout as the model likes."),
+]
 
-    definition: str
+
+class GrammarBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A grammar in a syntax of your choice, or the `name` of one that the model's configuration has."""
+
+    definition: str | None = None
+    name: str | None = None
     syntax: Literal["gbnf", "lark"] | None = None
 
 
@@ -50,7 +68,9 @@ class TextFormat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 
 class JsonObjectFormat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="json_object"):
-    """Any JSON object."""
+    """Any JSON object. By default its layout is flexible."""
+
+    whitespace: Whitespace | None = None
 
 
 class JsonSchema(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,9 +83,10 @@ class JsonSchema(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class JsonSchemaFormat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="json_schema"):
-    """JSON that fits a schema."""
+    """JSON that fits a schema. By default its layout is compact."""
 
     json_schema: JsonSchema
+    whitespace: Whitespace | None = None
 
 
 ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
@@ -85,6 +106,11 @@ class GenerationBody(Body, frozen=True, kw_only=True):
     ignore_eos: bool | None = None
     context_overflow: Literal["refuse", "shift"] | None = None
     context_keep: int | None = None
+    cache_salt: Label | None = None
+    cache_reuse: int | None = None
+    reasoning_budget: int | None = None
+    speculation: Literal["auto", "off"] | None = None
+    lora: list[LoraScale] | None = None
 
     temperature: float | None = None
     top_k: int | None = None

@@ -37,7 +37,7 @@ def _request(body: EmbeddingBody) -> EmbeddingRequest:
     for number, item in enumerate(inputs):
         if not item:
             raise InvalidRequest(f"Input {number} is empty; there is nothing to embed.", param="input")
-    given: dict[str, Any] = {"dimensions": body.dimensions, "normalize": body.normalize, "timeout": body.timeout}
+    given: dict[str, Any] = {"dimensions": body.dimensions, "normalize": body.normalize, **body.asking}
     options = {name: value for name, value in given.items() if value is not None}
     return make(EmbeddingRequest, {}, model=body.model, input=inputs, **options)
 

@@ -7,6 +7,7 @@ from typing import Any
 from infs.errors import InvalidRequest, Unsupported
 from infs.http.openai.bodies import (
     GenerationBody,
+    GrammarBody,
     JsonObjectFormat,
     JsonSchema,
     JsonSchemaFormat,
@@ -19,6 +20,7 @@ from infs.types import (
     GrammarConstraint,
     JsonConstraint,
     LogitBias,
+    NamedConstraint,
     RegexConstraint,
 )
 
@@ -36,8 +38,7 @@ def generation_options(body: GenerationBody) -> tuple[dict[str, Any], dict[str, 
         _check_stream_options(body)
     options = {name: value for name in PASSED if (value := getattr(body, name)) is not None}
     names: dict[str, str] = {}
-    if body.timeout is not None:
-        options["timeout"] = body.timeout
+    options |= body.asking
     if body.stop is not None:
         options["stop"] = _stop(body.stop)
     if body.logit_bias is not None:
@@ -88,11 +89,13 @@ def _logit_bias(bias: dict[str, float] | list[LogitBias]) -> list[LogitBias]:
 def _constraint(body: GenerationBody) -> tuple[str, Constraint] | None:
     found: dict[str, Constraint] = {}
     if isinstance(body.response_format, JsonObjectFormat):
-        found["response_format"] = JsonConstraint()
+        found["response_format"] = JsonConstraint(whitespace=body.response_format.whitespace)
     if isinstance(body.response_format, JsonSchemaFormat):
-        found["response_format"] = JsonConstraint(schema=_schema(body.response_format.json_schema))
+        found["response_format"] = JsonConstraint(
+            schema=_schema(body.response_format.json_schema), whitespace=body.response_format.whitespace
+        )
     if body.grammar is not None:
-        found["grammar"] = _grammar(body)
+        found["grammar"] = _grammar(body.grammar)
     if body.regex is not None:
         found["regex"] = RegexConstraint(pattern=body.regex)
     if body.choice is not None:
@@ -102,11 +105,14 @@ def _constraint(body: GenerationBody) -> tuple[str, Constraint] | None:
     return next(iter(found.items()), None)
 
 
-def _grammar(body: GenerationBody) -> GrammarConstraint:
-    if isinstance(body.grammar, str):
-        return GrammarConstraint(grammar=body.grammar)
-    assert body.grammar is not None
-    return GrammarConstraint(grammar=body.grammar.definition, syntax=body.grammar.syntax or "gbnf")
+def _grammar(grammar: str | GrammarBody) -> GrammarConstraint | NamedConstraint:
+    if isinstance(grammar, str):
+        return GrammarConstraint(grammar=grammar)
+    if grammar.name is not None and grammar.definition is None and grammar.syntax is None:
+        return NamedConstraint(name=grammar.name)
+    if grammar.definition is None or grammar.name is not None:
+        raise InvalidRequest("A grammar has a definition (and its syntax), or a name alone.", param="grammar")
+    return GrammarConstraint(grammar=grammar.definition, syntax=grammar.syntax or "gbnf")
 
 
 def _schema(asked: JsonSchema) -> dict[str, Any]:

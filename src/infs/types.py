@@ -21,14 +21,20 @@ __all__ = [
     "GENERATION_OPTIONS",
     "TASKS",
     "UNSET",
+    "Answer",
     "AssistantMessage",
+    "AudioPart",
     "ChatChoice",
     "ChatCompletionRequest",
     "ChatCompletionResult",
+    "ChoiceAnswer",
     "ChoiceConstraint",
+    "ChoiceQuestion",
     "CompletionChoice",
     "Constraint",
     "ContentPart",
+    "DecisionRequest",
+    "DecisionResult",
     "Delta",
     "EmbeddingRequest",
     "EmbeddingResult",
@@ -44,13 +50,18 @@ __all__ = [
     "NamedConstraint",
     "NamedTool",
     "OwnConstraint",
+    "Predicate",
+    "PredicateAnswer",
     "Progress",
+    "Question",
     "RankedDocument",
     "RegexConstraint",
     "Request",
     "RerankRequest",
     "RerankResult",
     "Result",
+    "ScoreAnswer",
+    "ScoreQuestion",
     "TextCompletionRequest",
     "TextCompletionResult",
     "TextPart",
@@ -73,6 +84,8 @@ Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+FileBytes = Annotated[bytes, Meta(min_length=1)]
+ScaleEnd = Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
 
 # --- results and events ---------------------------------------------------------------------------------------
 
@@ -251,6 +264,59 @@ class RerankResult(Result, frozen=True, kw_only=True, tag="rerank-result"):
     usage: Usage
 
 
+class PredicateAnswer(Struct, frozen=True, kw_only=True, tag="predicate"):
+    """The `probability` that the answer is yes; see `DecisionResult` for `mass`."""
+
+    name: str = ""
+    probability: float
+    mass: float
+
+
+class ChoiceAnswer(Struct, frozen=True, kw_only=True, tag="choice"):
+    """The probability of each option, which sum to 1, in the options' order, and the `best` option."""
+
+    name: str = ""
+    probabilities: dict[str, float]
+    best: str
+    mass: float
+
+
+class ScoreAnswer(Struct, frozen=True, kw_only=True, tag="score"):
+    """The probability of each step of the scale, which sum to 1, and the `expected` value."""
+
+    name: str = ""
+    probabilities: dict[int, float]
+    expected: float
+    mass: float
+
+
+Answer = PredicateAnswer | ChoiceAnswer | ScoreAnswer
+
+
+class DecisionResult(Result, frozen=True, kw_only=True, tag="decision-result"):
+    """An answer to each question, in their order.
+
+    Probabilities are those given that the model answers with an option at all. An answer's `mass` is the probability
+    that it does: where that is low, the model did not understand what was wanted, and the rest says little.
+
+    `usage` counts the tokens that the questions share once.
+    """
+
+    answers: list[Answer]
+    usage: Usage
+
+    def answer(self, name: str) -> Answer:
+        """The answer to the question with this name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for answer in self.answers:
+            if answer.name == name:
+                return answer
+        raise KeyError(name)
+
+
 # --- structured output ----------------------------------------------------------------------------------------
 
 
@@ -324,12 +390,18 @@ class TextPart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
 
 
 class ImagePart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="image"):
-    """An image in a message: the bytes of a file, or the URL it came with."""
+    """An image in a message: the bytes of a JPEG, PNG, BMP or GIF file."""
 
-    url: str
+    data: FileBytes
 
 
-ContentPart = TextPart | ImagePart
+class AudioPart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="audio"):
+    """Sound in a message: the bytes of a WAV, MP3 or FLAC file."""
+
+    data: FileBytes
+
+
+ContentPart = TextPart | ImagePart | AudioPart
 
 
 class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -514,8 +586,72 @@ class RerankRequest(Request[RerankResult], frozen=True, kw_only=True, tag="reran
     top_n: Positive | None = None
 
 
+class Predicate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="predicate"):
+    """A question whose answer is yes or no."""
+
+    name: str = ""
+    question: Annotated[str, Meta(min_length=1)]
+
+
+class ChoiceQuestion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="choice"):
+    """A question whose answer is exactly one of `options`. White space around an option does not count.
+
+    Attributes:
+        labels: the model answers with the options themselves (``none``) or with ``letters`` that stand for them; by
+            default with letters where an option is long.
+        rotations: ask so many times, with the list of options turned further each time, and average: models prefer
+            certain places of a list.
+    """
+
+    name: str = ""
+    question: Annotated[str, Meta(min_length=1)]
+    options: Annotated[list[str], Meta(min_length=2, max_length=100)]
+    labels: Literal["auto", "none", "letters"] = "auto"
+    rotations: Positive = 1
+
+
+class ScoreQuestion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="score"):
+    """A question whose answer is a whole number from `minimum` to `maximum`, at most 21 of them."""
+
+    name: str = ""
+    question: Annotated[str, Meta(min_length=1)]
+    minimum: ScaleEnd
+    maximum: ScaleEnd
+
+
+Question = Predicate | ChoiceQuestion | ScoreQuestion
+
+
+class DecisionRequest(Request[DecisionResult], frozen=True, kw_only=True, tag="decision"):
+    """How probable the given answers to questions about something are: read from a model's scores, nothing is written.
+
+    All questions are about the same conversation (`messages`), or text (`input`), or both, or neither; that is computed
+    once, and the questions do not see each other.
+
+    Attributes:
+        instructions: what to keep in mind in all answers.
+        exact: read every option to its end. By default options whose first tokens tell them apart are told apart by
+            these, which takes no more than reading the question.
+        template_options: variables for the model's chat template.
+        cache_salt, lora: as in `GenerationRequest`.
+    """
+
+    task = "decision"
+    result_type = DecisionResult
+
+    messages: list[Message] = []
+    input: str | None = None
+    instructions: str | None = None
+    questions: Annotated[list[Question], Meta(min_length=1, max_length=256)]
+    exact: bool = False
+    template_options: dict[str, Any] = {}
+    cache_salt: Annotated[str, Meta(max_length=512)] | UnsetType = UNSET
+    lora: list[LoraScale] | UnsetType = UNSET
+
+
 TASKS: dict[str, type[Request[Any]]] = {
-    kind.task: kind for kind in (TextCompletionRequest, ChatCompletionRequest, EmbeddingRequest, RerankRequest)
+    kind.task: kind
+    for kind in (TextCompletionRequest, ChatCompletionRequest, EmbeddingRequest, RerankRequest, DecisionRequest)
 }
 
 # --- checks ---------------------------------------------------------------------------------------------------

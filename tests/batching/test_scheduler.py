@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from infs.batching.memory import ColdMemory
 from infs.batching.prefix import PrefixCache, common_prefix
 from infs.batching.scheduler import ContextCache, Limits, Nothing, Scheduler, Sequence, total
 from infs.batching.shifting import Shift, shifted
-from infs.batching.speculation import Speculator
+from infs.batching.speculation import Speculator, Wanted
 from infs.batching.state import StateCache
 from infs.batching.tiers import Tiers
 from infs.errors import GenerationFailed, RequestCancelled, ServerClosed
@@ -50,7 +51,8 @@ class Bench:
 
     def submit(self, prompt: list[int], max_new: int | None = 8, **options: Any) -> Sequence:
         output = FakeOutput(self.decoder, **{k: options.pop(k) for k in ("rule", "certain") if k in options})
-        sequence = Sequence(tokens=list(prompt), output=output, max_new=max_new, **options)
+        blocks = min(prompt) < 0
+        sequence = Sequence(tokens=list(prompt), output=output, max_new=max_new, blocks=blocks, **options)
         self.loop.submit(sequence)
         self.loop.read()
         return sequence
@@ -178,6 +180,19 @@ def test_a_long_prompt_does_not_stall_a_running_stream() -> None:
     for expected in range(2, 12):
         bench.step_once()
         assert len(out(stream).tokens) == expected, "one token in every step"
+
+
+def test_prompts_and_streams_take_turns_where_they_are_apart() -> None:
+    bench = Bench(cells=1000, context=500, step=10)
+    bench.scheduler.limits.apart = True
+    stream = bench.submit([1], max_new=100)
+    bench.step_once()
+    prompt = bench.submit([900 + i for i in range(90)], max_new=1)
+    for _ in range(16):
+        bench.step_once()
+    assert len(out(stream).tokens) in (8, 9, 10)
+    assert prompt.computed in (70, 80, 90)
+    assert out(stream).tokens == plain([1], len(out(stream).tokens), 500)
 
 
 def test_cancelling_frees_the_sequence_within_one_step() -> None:
@@ -450,6 +465,52 @@ class Oracle:
         pass
 
 
+def test_a_block_longer_than_a_step_is_computed_whole() -> None:
+    bench = Bench(step=16)
+    prompt = [1, 2, *range(-100, -140, -1), 3]
+    text = bench.submit([5] * 20, max_new=3)
+    sequence = bench.submit(prompt, max_new=3)
+    done = []
+    bench.run_until(lambda: done.append(sequence.computed) or sequence.streaming)
+    assert sorted(set(done)) == [0, 2, 42, 43]
+    bench.run()
+    assert out(sequence).tokens == plain(prompt, 3, 64)
+    assert out(text).tokens == plain([5] * 20, 3, 64)
+
+
+def test_blocks_are_shared_and_given_up_whole() -> None:
+    bench = Bench(cells=64, context=64)
+    block = list(range(-100, -120, -1))
+    bench.submit([1, 2, *block, 3], max_new=1)
+    bench.run()
+    again = bench.submit([1, 2, *block, 4], max_new=1)
+    bench.run()
+    assert out(again).counts == Counts(prompt=23, cached=22, generated=1)
+    bench.submit([7] * 45, max_new=1)
+    bench.run()
+    assert bench.scheduler.cache.match([1, 2, *block]) == 2
+    assert bench.scheduler.cache.evicted == 1 + 1 + 20
+
+
+def test_a_shift_cuts_no_block() -> None:
+    block = list(range(-100, -110, -1))
+    for keep in range(2, 8):
+        tokens, _ = Shift(keep).apply([1, 2, 3, *block, *range(20), *block, 5, 6, 7], 40)
+        runs = [token for token in tokens if token < 0]
+        assert runs in ([], block, [*block, *block])
+        assert tokens[:2] == [1, 2]
+        assert tokens[-1] == 7
+
+
+def test_blocks_are_not_guessed() -> None:
+    guesser = Speculator(mode="always", most=4, match=2, draft=Oracle(4))
+    first, second = (
+        guesser.plan([Wanted("a", [1, 2, -100, -101, 1, 2], 4, b)], batch=1, budget=9) for b in (False, True)
+    )
+    assert (first, second) == ([[-100, -101, 1, 2]], [[]])
+    assert guesser.plan([Wanted("b", [9, 8, 7], 4, True)], batch=1, budget=9) == [[]]
+
+
 @pytest.mark.parametrize("right", [0, 2, 8])
 def test_guesses_change_nothing_but_the_number_of_steps(right: int) -> None:
     bench = Bench(guesser=Speculator(mode="always", most=4, match=3, draft=Oracle(right)))
@@ -461,12 +522,16 @@ def test_guesses_change_nothing_but_the_number_of_steps(right: int) -> None:
 
 tokens = st.lists(st.integers(0, 2), min_size=1, max_size=24)
 
+BLOCKS = [list(range(-100 * number, -100 * number - size, -1)) for number, size in enumerate((1, 2, 4, 9), 1)]
+parts = st.lists(st.integers(0, 2).map(lambda token: [token]) | st.sampled_from(BLOCKS), max_size=8)
+media = parts.map(lambda parts: [*itertools.chain(*parts), 1]).filter(lambda tokens: len(tokens) < 32)
+
 
 actions = st.lists(
     st.one_of(
         st.tuples(
             st.just("submit"),
-            tokens,
+            tokens | media,
             st.integers(0, 12),
             st.fixed_dictionaries(
                 {},
@@ -515,6 +580,8 @@ def expected(prompt: list[int], sequence: Sequence, shift: Shift | None, context
     spare=st.integers(1, 5),
     step=st.integers(1, 20),
     beside=st.integers(1, 20),
+    apart=st.booleans(),
+    kept=st.sampled_from([None, 0, 20]),
     cuttable=st.booleans(),
     host=st.sampled_from([None, 0, 300, 1 << 20]),
     guesses=st.sampled_from([None, 0, 1, 3]),
@@ -526,6 +593,8 @@ def test_any_history_gives_the_tokens_of_plain_runs(
     spare: int,
     step: int,
     beside: int,
+    apart: bool,
+    kept: int | None,
     cuttable: bool,
     host: int | None,
     guesses: int | None,
@@ -543,6 +612,8 @@ def test_any_history_gives_the_tokens_of_plain_runs(
         guesser=guesser,
     )
     bench.scheduler.limits.beside = beside
+    bench.scheduler.limits.apart = apart
+    bench.scheduler.limits.kept = kept
     sequences: list[tuple[Sequence, list[int], Shift | None]] = []
     for name, prompt, number, options in actions:
         if name == "submit":

@@ -307,9 +307,9 @@ def test_blocks_without_tokens_and_whole_ones_from_the_middle_are_refused(
         Tiers(host_bytes=100).put("s", tokens, start, b"x", whole=whole)
 
 
-def test_tokens_of_more_than_32_bits_are_refused() -> None:
+def test_tokens_of_more_than_64_bits_are_refused() -> None:
     with pytest.raises(OverflowError):
-        Tiers(host_bytes=100).put("s", [1 << 31], 0, b"x")
+        Tiers(host_bytes=100).put("s", [1 << 63], 0, b"x")
 
 
 def test_a_name_of_a_space_may_be_anything_and_addresses_do_not_depend_on_the_order_of_asking() -> None:

@@ -69,6 +69,8 @@ class Loop:
         self._wake = threading.Condition()
         self._closed = False
         self._gone = False
+        self._driving = threading.Lock()
+        self._driver: int | None = None
         self._thread = threading.Thread(target=self._run, name="infs-loop", daemon=True)
 
     def start(self) -> None:
@@ -89,6 +91,11 @@ class Loop:
 
     def ask(self, question: Callable[[], T], timeout: float) -> T | None:
         """What `question` returns on the loop's thread, between two steps; ``None`` if that takes too long."""
+        if self._thread.ident is None and self._driving.acquire(blocking=False):  # nobody runs the loop just now
+            try:
+                return question()
+            finally:
+                self._driving.release()
         answer: list[T] = []
         done = threading.Event()
 
@@ -105,8 +112,40 @@ class Loop:
         with self._wake:
             self._closed = True
             self._wake.notify()
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
+        if self._thread.ident is None:
+            with self._driving:
+                if not self._gone:
+                    self._leave()
+        elif self._thread is not threading.current_thread():
             self._thread.join()
+
+    def turn(self, *, wait: bool = False) -> bool:
+        """One turn of a loop whose thread was not started: what has come, a step, and its news. Not for two threads
+        at once: the second one waits.
+
+        Args:
+            wait: wait until there is something to do.
+
+        Returns:
+            Whether there is more to do; never for a closed loop.
+        """
+        with self._driving:
+            if self._closed or (wait and not self._read_mail()):
+                return False
+            self._driver = threading.get_ident()
+            try:
+                self.read()
+                if self.scheduler.busy:
+                    self.safe_step()
+                self._after_step()
+            finally:
+                self._driver = None
+            return bool(self._mail) or self.scheduler.busy
+
+    @property
+    def mine(self) -> bool:
+        """Whether the thread that asks is the one that runs the loop: it must not wait for what the loop will do."""
+        return threading.current_thread() is self._thread or self._driver == threading.get_ident()
 
     @property
     def counters(self) -> Counters:
@@ -262,7 +301,7 @@ class Loop:
         ready = [s for s in self.scheduler.running if s.streaming and s.speculate and s.pending == 1 and not s.guesses]
         if not ready:
             return
-        wanted = [Wanted(s, s.tokens, self.scheduler.room_for_guesses(s)) for s in ready]
+        wanted = [Wanted(s, s.tokens, self.scheduler.room_for_guesses(s), s.blocks) for s in ready]
         streams = sum([s.pending for s in self.scheduler.running if s.streaming])
         budget = self.scheduler.limits.step - streams
         for sequence, guesses in zip(ready, guesser.plan(wanted, batch=streams, budget=budget), strict=True):
@@ -280,7 +319,7 @@ class Loop:
                 first = chunk.start + len(chunk.tokens) - chunk.logits
                 for offset in range(chunk.logits):
                     sequence.output.prompt_scored(first + offset, row + offset)
-            if not sequence.streaming and sequence.starts == 1:
+            if not sequence.streaming and (sequence.starts == 1 or sequence.generated == 0):
                 sequence.output.prompt_computed(min(sequence.computed, sequence.prompt), sequence.prompt)
             if len(sequence.tokens) == sequence.computed:
                 self._sample(sequence, row + chunk.logits - 1 - len(sequence.guesses))
@@ -348,7 +387,7 @@ class Loop:
             return
         try:
             self.scheduler.submit(sequence)
-            if (reason := self._force(sequence)) is not None:
+            if sequence.max_new != 0 and (reason := self._force(sequence)) is not None:
                 self._finish(sequence, reason)
         except Exception as error:  # a wrong sequence must not end the thread
             sequence.output.failed(GenerationFailed.of(error))

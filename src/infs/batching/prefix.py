@@ -15,6 +15,8 @@ Invariants, verified by `check_integrity`:
 
 Where it is told to (`saves`), cells are written down before they are given up. A node knows how many of its first
 tokens are written down already (`saved`).
+
+Blocks of tokens (`blocks`) are never cut: whoever asks may not end in one, and then no node ends in one either.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from infs.batching.base import Copy, Op, Remove, Save, Shift
+from infs.batching.blocks import whole
 
 SAVE_AT_LEAST = 16  # tokens for which writing them down can pay
 
@@ -224,7 +227,7 @@ class PrefixCache:
     # --- room
 
     def evict(self, cells: int) -> int:
-        """Free up to `cells` cells, least recently used first, from the ends of kept sequences.
+        """Free `cells` cells, or more to cut no block, least recently used first, from the ends of kept sequences.
 
         Returns:
             How many were freed: fewer only when nothing is left that could be.
@@ -350,9 +353,10 @@ class PrefixCache:
             self._trim(seq, self._at[seq].end)
 
     def _trim(self, seq: int, cells: int) -> int:
-        """Free up to `cells` cells at the end of kept `seq`, at most those of its own leaf."""
+        """Free `cells` cells at the end of kept `seq`, or more to cut no block, at most those of its own leaf."""
         node = self._at[seq]
-        count = min(cells, len(node.tokens))
+        size = len(node.tokens)
+        count = size - whole(node.tokens, max(0, size - cells))
         if len(node.tokens) - node.saved >= SAVE_AT_LEAST:
             self._save(node)
         self.cells -= count
@@ -389,7 +393,7 @@ class PrefixCache:
         if self.saves:
             seq = self._holder(node)
             tokens = _path(node)
-            self.ops.append(Save(seq, node.start + node.saved, node.end, tokens, self._spaces[seq]))
+            self.ops.append(Save(seq, _unsaved_from(node), node.end, tokens, self._spaces[seq]))
             node.saved = len(node.tokens)
 
     # --- moving what is left of a shortened conversation
@@ -476,6 +480,16 @@ def _root_of(node: Node) -> Node:
     while node.parent is not None:
         node = node.parent
     return node
+
+
+def _unsaved_from(node: Node) -> int:
+    """Where to begin when `node` is written down: with it go those above that are too short to be so on their own.
+
+    Without them there would be a gap before it, and nobody could go on from there.
+    """
+    while node.parent is not None and not node.saved and 0 < len(node.parent.tokens) - node.parent.saved < SAVE_AT_LEAST:
+        node = node.parent
+    return node.start + node.saved
 
 
 def _path(node: Node | None) -> list[int]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from infs.batching.base import Chunk, Counts, Op, Output, Remove
+from infs.batching.blocks import block_end, whole
 from infs.batching.order import Order, Turn
 from infs.batching.prefix import common_prefix
 from infs.batching.shifting import Shift
@@ -42,6 +43,7 @@ class Sequence:
         group: only sequences of one group can be in one batch (they want the same adapters).
         reuse: runs of at least so many cached tokens may be moved when earlier ones were dropped; 0 moves none.
         speculate: tokens may be guessed.
+        blocks: some of its tokens belong together, as `blocks` has it; it ends in one that does not.
         guesses: tokens that may follow, to be checked in the next step.
         streaming: its prompt is computed, and somebody reads what it says.
         held: tokens that it holds in the tree of the cache.
@@ -60,6 +62,7 @@ class Sequence:
     group: Hashable = None
     reuse: int = 0
     speculate: bool = True
+    blocks: bool = False
     turn: Turn = FIRST
     prompt: int = 0
     cached: int = 0
@@ -166,7 +169,11 @@ class Counters:
 class Limits:
     """`context`: tokens of the longest sequence; `live`: sequences that run at once; `step`: tokens of one step.
 
-    `beside`: tokens of prompts in a step in which streams are running; `step` by default.
+    Attributes:
+        beside: tokens of prompts in a step while streams are running; `step` by default.
+        apart: prompts and streams are computed in turns, not in one batch.
+        kept: cells that sequences may hold on which nothing runs; ``None`` for as many as are not wanted otherwise.
+            Every token attends to all cells, if only to find that most are not its own.
     """
 
     cells: int
@@ -174,6 +181,8 @@ class Limits:
     live: int
     step: int
     beside: int = 0
+    apart: bool = False
+    kept: int | None = None
 
     def __post_init__(self) -> None:
         self.beside = self.beside or self.step
@@ -197,6 +206,7 @@ class Scheduler:
     running: list[Sequence] = field(default_factory=list)
     pinned: int = 0
     order: Order = field(default_factory=Order)
+    _turn_of_prompts: bool = False
     _private: int = 0  # cells of running sequences that are not in the tree
     _served: dict[Hashable, int] = field(default_factory=dict)  # the step in which each group had its turn
 
@@ -224,6 +234,7 @@ class Scheduler:
         """What to do in the next step; nothing to compute only when nobody is there, or all have to be restored."""
         if self.waiting:
             self._admit()
+        self._turn_of_prompts = not self._turn_of_prompts
         spans, streams = self._spans()
         while (missing := sum([n for _, n in spans]) + self._incoming() - self._room()) > 0:
             if self.cache.evict(missing) < missing:
@@ -298,6 +309,8 @@ class Scheduler:
         if sequence in self.running:
             self.running.remove(sequence)
             self._leave(sequence)
+            if self.limits.kept is not None and (excess := self.cache.evictable() - self.limits.kept) > 0:
+                self.cache.evict(excess)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
@@ -387,6 +400,7 @@ class Scheduler:
         """Give `sequence` a seq with as much of its beginning as there is."""
         tokens, space = sequence.tokens, sequence.space
         limit = len(tokens) - 1 if sequence.score_from is None else min(sequence.score_from, len(tokens) - 1)
+        limit = whole(tokens, limit) if sequence.blocks else limit
         adopted = self.cache.adopt(tokens, sequence.reuse, limit, space) if sequence.reuse and limit else None
         sequence.seq, sequence.computed = adopted or self.cache.acquire(tokens, limit, space)
         sequence.held = self.cache.depth(sequence.seq)
@@ -408,13 +422,25 @@ class Scheduler:
             spans, budget = self._squeezed(spans), 0
         if streams == len(running):
             return spans, streams
-        budget = min(budget, self.limits.beside) if streams else budget
+        if not streams:
+            return self._prompt_spans(running, budget), 0
+        if not self.limits.apart:
+            return spans + self._prompt_spans(running, min(budget, self.limits.beside)), streams
+        prompts = self._prompt_spans(running, self.limits.beside) if self._turn_of_prompts else []
+        return (prompts, 0) if prompts else (spans, streams)
+
+    def _prompt_spans(self, running: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
+        """The prompts in turn, until the budget is spent."""
+        spans: list[tuple[Sequence, int]] = []
         for sequence in running:
             if not sequence.streaming and not sequence.restoring and budget > 0:
                 count = self._prompt_part(sequence, budget)
-                spans.append((sequence, count))
-                budget -= count
-        return spans, streams
+                if sequence.blocks:
+                    count = self._whole_part(sequence, count, alone=not spans)
+                if count:
+                    spans.append((sequence, count))
+                    budget -= count
+        return spans
 
     def _in_turn(self) -> list[Sequence]:
         """The running sequences of the group whose turn it is."""
@@ -444,6 +470,12 @@ class Scheduler:
             ends = self.cache.stops(_seq(sequence))
             count = min([count, *(end - sequence.computed for end in ends if end > sequence.computed)])
         return count
+
+    def _whole_part(self, sequence: Sequence, count: int, *, alone: bool) -> int:
+        """Up to `count` tokens that cut no block; a longer block has a step `alone`, as far as prompts go."""
+        start, tokens = sequence.computed, sequence.tokens
+        end = whole(tokens, start + count)
+        return (block_end(tokens, start) if end == start and alone else end) - start
 
     def _chunk(self, sequence: Sequence, count: int) -> Chunk:
         start = sequence.computed

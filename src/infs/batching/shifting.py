@@ -6,6 +6,8 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from infs.batching.blocks import block_end, whole
+
 
 @dataclass(frozen=True, slots=True)
 class Shift:
@@ -19,8 +21,14 @@ class Shift:
     places: tuple[int, ...] = ()
 
     def apply(self, tokens: list[int], context: int) -> tuple[list[int], Shift]:
-        """`tokens` without enough of the oldest to leave half of the rest of `context` free; and what holds for it."""
+        """`tokens` without enough of the oldest to leave half of the rest of `context` free; and what holds for it.
+
+        No block is cut, if `tokens` end in none.
+        """
         keep, cut = self.cut(len(tokens), context)
+        keep = whole(tokens, keep)
+        if (start := whole(tokens, cut)) < cut:
+            cut = block_end(tokens, start)
         gone = cut - keep
         later = tuple(place - gone for place in self.places if place > cut)
         return tokens[:keep] + tokens[cut:], Shift(keep, later)

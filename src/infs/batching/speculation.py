@@ -7,6 +7,7 @@ here decides only how fast that is, never what is said.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -26,11 +27,15 @@ FIRST_PROBE, LAST_PROBE = 16, 256
 
 @dataclass(slots=True)
 class Wanted:
-    """A sequence in the next step: `key` stands for it, `tokens` are all it has, `most` guesses are of use."""
+    """A sequence in the next step: `key` stands for it, `tokens` are all it has, `most` guesses are of use.
+
+    With `blocks` some of `tokens` are stand-ins for images or audio: they cannot be guessed, nor read by a drafter.
+    """
 
     key: Hashable
     tokens: list[int]
     most: int
+    blocks: bool = False
 
 
 class Drafter(Protocol):
@@ -174,7 +179,7 @@ class Speculator:
             if pace is None:
                 pace = self._paces[each.key] = _Pace(PromptLookup(self._match))
             found = pace.lookup.find(each.tokens)
-            if found is not None or self._draft is not None:
+            if found is not None or (self._draft is not None and not each.blocks):
                 offers.append(self._offer(index, each, pace, found))
         return offers
 
@@ -182,8 +187,10 @@ class Speculator:
         """From the lookup where it has something, unless the draft was right more often than such matches."""
         source = DRAFT if found is None else _source(found, self._match)
         share = self._share(pace, source)
-        if found is not None and self._draft is not None and (drafted := self._share(pace, DRAFT)) > share:
-            found, source, share = None, DRAFT, drafted
+        if found is not None and self._draft is not None and not wanted.blocks:
+            drafted = self._share(pace, DRAFT)
+            if drafted > share:
+                found, source, share = None, DRAFT, drafted
         return _Offer(index, wanted, pace, found, source, share, min(wanted.most, self._most))
 
     def _share(self, pace: _Pace, source: int) -> float:
@@ -251,6 +258,8 @@ class Speculator:
         for offer, count in chosen:
             assert offer.found is not None
             guess = continuation(offer.wanted.tokens, offer.found.end, count)
+            if offer.wanted.blocks:
+                guess = list(itertools.takewhile(lambda token: token >= 0, guess))
             self._give(offer, count, guess, guesses)
 
     def _have_drafted(self, chosen: list[tuple[_Offer, int]], guesses: list[list[int]]) -> None:

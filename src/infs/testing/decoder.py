@@ -77,6 +77,7 @@ class FakeDecoder:
 
     def _shift(self, seq: int, start: int, end: int, delta: int) -> None:
         assert self.cuttable, "a state has no positions to be moved"
+        self._check_whole(seq, start, end)
         moved = [c for c in self._cells if seq in c.seqs and start <= c.position < end]
         assert len(moved) == end - start, "all that is moved is there"
         assert all(c.seqs == {seq} for c in moved), "what is moved belongs to nobody else"
@@ -84,6 +85,13 @@ class FakeDecoder:
         assert not taken & {c.position + delta for c in moved}, "the place is free"
         for cell in moved:
             cell.position += delta
+
+    def _check_whole(self, seq: int, *places: int) -> None:
+        """Blocks of tokens are computed, shared, moved and forgotten as a whole."""
+        tokens = {c.position: c.token for c in self._cells if seq in c.seqs}
+        for place in places:
+            inside = tokens.get(place, 0) < 0 and tokens[place] == tokens.get(place - 1, 0) - 1
+            assert not inside, "no block is cut"
 
     def select(self, group: Hashable) -> None:
         self.group = group
@@ -94,6 +102,7 @@ class FakeDecoder:
             assert len(self.seen(op.source)) == op.end, "a state is copied as a whole"
             assert op.start == 0, "a state is copied from its beginning"
         assert len(wanted) == op.end - op.start, "the source of a copy holds all of it"
+        self._check_whole(op.source, op.start, op.end)
         taken = {c.position for c in self._cells if op.target in c.seqs}
         assert not taken & {c.position for c in wanted}, "the target of a copy is free there"
         for cell in wanted:
@@ -102,6 +111,7 @@ class FakeDecoder:
     def _remove(self, seq: int, start: int, end: int) -> None:
         if not self.cuttable:
             assert (start, end) == (0, -1), "a state is removed as a whole"
+        self._check_whole(seq, start, end)
         for cell in self._cells:
             if seq in cell.seqs and start <= cell.position and (end < 0 or cell.position < end):
                 cell.seqs.remove(seq)
@@ -118,6 +128,8 @@ class FakeDecoder:
             assert chunk.start == len(self.seen(chunk.seq)), "positions follow on"
             for offset, token in enumerate(chunk.tokens):
                 self._cells.append(Cell(chunk.start + offset, token, {chunk.seq}))
+            self._check_whole(chunk.seq, chunk.start)
+            assert not chunk.logits or min(chunk.tokens[-chunk.logits :]) >= 0, "a block has no scores"
             self.computed += len(chunk.tokens)
             seen = self.seen(chunk.seq)
             first_rows.append(len(self._rows) + (0 if chunk.logits else 1))
@@ -128,6 +140,7 @@ class FakeDecoder:
     def save(self, seq: int, start: int, end: int) -> bytes:
         seen = self.seen(seq)
         assert end <= len(seen), "what is saved is there"
+        self._check_whole(seq, start, end)
         assert self.cuttable or (start, end) == (0, len(seen)), "a state is saved as a whole"
         self.saved += end - start
         return array("i", [start, *seen[start:end]]).tobytes()
@@ -143,6 +156,7 @@ class FakeDecoder:
             self._cells = [cell for cell in self._cells if cell.seqs]
         assert len(self.seen(seq)) == start, "positions follow on"
         self._cells += [Cell(place, tokens[place - first], {seq}) for place in range(start, end)]
+        self._check_whole(seq, start)
         self.restored += end - start
         return True
 

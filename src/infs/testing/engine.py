@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from infs.batching.text import StopMatcher
+from infs.chat.questions import answer_of, check_questions, ways_to_ask
 from infs.demo import MODEL_ID, demo_model
 from infs.engines.base import ModelInfo, ModelSetup, RunContext
 from infs.errors import InfsError, InvalidRequest, Unsupported
@@ -21,6 +22,8 @@ from infs.types import (
     ChatCompletionRequest,
     ChatCompletionResult,
     CompletionChoice,
+    DecisionRequest,
+    DecisionResult,
     Delta,
     EmbeddingRequest,
     EmbeddingResult,
@@ -43,7 +46,7 @@ def demo_server(**model: Any) -> InferenceServer:
 
 
 class FakeEngine:
-    """Says back what it was told, word by word; vectors are hashes of the texts.
+    """Says back what it was told, word by word; vectors are hashes of the texts, and so are the odds of decisions.
 
     It takes `max_tokens` (words), `n` and `stop`, and refuses other generation settings as any engine must that
     cannot honour them.
@@ -80,7 +83,7 @@ class FakeEngine:
         if self._load_error is not None:
             raise self._load_error
         return ModelInfo(
-            tasks=["text-completion", "chat-completion", "embedding"],
+            tasks=["text-completion", "chat-completion", "embedding", "decision"],
             max_sequences=self._max_sequences or setup.config.max_sequences,
             context_size=setup.config.context_size,
         )
@@ -92,6 +95,9 @@ class FakeEngine:
         try:
             if isinstance(request, EmbeddingRequest):
                 yield self._embed(request)
+                return
+            if isinstance(request, DecisionRequest):
+                yield _decide(request)
                 return
             async for event in self._generate(request):
                 yield event
@@ -179,6 +185,16 @@ def _result(request: Request[Any], choices: list[tuple[str, FinishReason]], usag
         CompletionChoice(index=index, text=text, finish_reason=reason) for index, (text, reason) in enumerate(choices)
     ]
     return TextCompletionResult(choices=texts, usage=usage)
+
+
+def _decide(request: DecisionRequest) -> DecisionResult:
+    check_questions(request)
+    answers = []
+    for question in request.questions:
+        asked, *_ = ways_to_ask(question)
+        odds = [1 + hashlib.sha256((asked.text + option).encode()).digest()[0] for option in asked.answers]
+        answers.append(answer_of(question, [odd / sum(odds) for odd in odds], 1.0))
+    return DecisionResult(answers=answers, usage=Usage(prompt_tokens=len(request.questions)))
 
 
 def _vector(item: str | list[int], size: int) -> bytes:

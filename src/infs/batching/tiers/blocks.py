@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 Tier = Literal["host", "disk"]
 Data = bytes | bytearray
 
-TOKEN = array("i").itemsize  # bytes of a token wherever tokens are held as bytes
+TOKEN = array("q").itemsize  # bytes of a token wherever tokens are held as bytes
 _PLACE = struct.Struct(">QB")
 _DIGEST = 24  # bytes: enough that nobody finds two beginnings with the same address, and short enough for a file name
 
@@ -92,9 +92,9 @@ def encode(tokens: Sequence[int]) -> bytes:
     """Tokens as bytes, `TOKEN` for each.
 
     Raises:
-        OverflowError: a token does not fit into 32 bits.
+        OverflowError: a token does not fit into 64 bits.
     """
-    return array("i", tokens).tobytes()
+    return array("q", tokens).tobytes()
 
 
 class Tokens:

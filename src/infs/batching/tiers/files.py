@@ -14,7 +14,7 @@ import msgspec
 
 from infs.batching.tiers.blocks import TOKEN, Block, BlockId, Data, block_id
 
-VERSION = 1
+VERSION = 2
 SUFFIX = ".kv"
 TEMPORARY = ".tmp"
 _MAGIC = b"infs-kv\n"

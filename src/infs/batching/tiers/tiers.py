@@ -49,7 +49,7 @@ class Tiers:
 
         Args:
             space: what else must be equal for the state to be of use.
-            tokens: all tokens from position 0; they fit into 32 bits.
+            tokens: all tokens from position 0; they fit into 64 bits.
             start: the position of the first token whose state is in `data`.
             data: kept as it is unless it is a view, so it must not be changed any more.
             whole: the state cannot be cut, and is of use only where all of its tokens are wanted.

@@ -28,7 +28,7 @@ from infs.engines.llama_cpp.draft_loading import load_draft
 from infs.engines.llama_cpp.fingerprint import fingerprint
 from infs.engines.llama_cpp.generation import Generator, Posted
 from infs.engines.llama_cpp.model import LlamaModel
-from infs.engines.llama_cpp.native import NativeLog
+from infs.engines.llama_cpp.native import NativeLog, offloads
 from infs.engines.llama_cpp.options import LlamaOptions
 from infs.errors import LoadFailed
 from infs.store.source import parse_file
@@ -38,6 +38,7 @@ USUAL_LENGTH = 2048  # tokens of a sequence, for the size of the cache
 SPARE_SEQUENCES = 56  # conversations that may stay in the cache beside those that run
 SPARE_STATES = 8  # the same where each takes a whole state
 MAX_SEQUENCES = 255  # of llama.cpp, less the one through which cells come and go
+KEPT_CELLS = 2048  # of conversations on which nothing runs, where they can be had back from memory
 LARGEST_STEP = 512  # tokens, where the size of steps is measured
 LAST_WORDS = 10.0  # seconds that writing down what is cached may take when a model is unloaded
 
@@ -50,6 +51,7 @@ class Machine:
     decoder: LlamaDecoder
     memory: ColdMemory | None
     draft: DraftModel | None
+    adapters: Adapters
 
     def close(self) -> None:
         """End everything, and write down what is cached."""
@@ -103,12 +105,13 @@ class Builder:
         self._cache = cache
         self._log = logging.getLogger("infs.engine.llama_cpp")
 
-    def build(self, wake: Callable[[Posted], None], *, pinned: int = 0) -> Machine:
-        """The machine, its loop started. Takes time: memory is allocated and speed is measured.
+    def build(self, wake: Callable[[Posted], None], *, pinned: int = 0, start: bool = True) -> Machine:
+        """The machine. Takes time: memory is allocated and speed is measured.
 
         Args:
             wake: see `Generator`.
             pinned: tokens that will be kept in the cache for good.
+            start: start the loop's thread; otherwise somebody has to run the loop, see `Loop.turn`.
 
         Raises:
             LoadFailed: something does not fit, or a file is not what it should be.
@@ -144,15 +147,25 @@ class Builder:
             guesser=self._guesser(draft),
             pacing=pacing,
         )
-        generator.loop.start()
-        return Machine(generator, decoder, memory, draft)
+        if start:
+            generator.loop.start()
+        return Machine(generator, decoder, memory, draft, adapters)
 
     def _scheduler(
         self, decoder: LlamaDecoder, memory: ColdMemory | None, sequences: int, batch: int, pacing: Pacing | None
     ) -> Scheduler:
         live = self._config.max_sequences
         step, beside = (max(pacing.alone, live), pacing.beside) if pacing is not None else (batch, batch)
-        limits = Limits(cells=decoder.cells, context=self._context, live=live, step=step, beside=beside)
+        limits = Limits(
+            cells=decoder.cells,
+            context=self._context,
+            live=live,
+            step=step,
+            beside=beside,
+            # The CPU's kernels have one way for single tokens and another for many, and are slow for both at once.
+            apart=not offloads(self._config.device),
+            kept=None if memory is None else KEPT_CELLS,
+        )
         kind: type[PrefixCache | StateCache] = PrefixCache if self._model.cuttable else StateCache
         cache: ContextCache = kind(sequences, saves=memory is not None)  # type: ignore[assignment]
         return Scheduler(limits, cache, memory or Nothing())
@@ -187,9 +200,9 @@ class Builder:
         if not (options.host_cache or on_disk):
             return None
         disk = DiskCache(self._cache / "contexts", options.disk_cache) if on_disk and self._cache else None
-        return ColdMemory(Tiers(host_bytes=options.host_cache, disk=disk), f"{self._identity()} ")
+        return ColdMemory(Tiers(host_bytes=options.host_cache, disk=disk), f"{self.identity()} ")
 
-    def _identity(self) -> str:
+    def identity(self) -> str:
         """What must be equal for cells to be of use: the weights, all that changes what is computed, the library."""
         options = self._options
         parts = {

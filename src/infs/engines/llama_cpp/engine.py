@@ -14,6 +14,7 @@ from infs.config import ModelConfig, convert
 from infs.engines.base import ModelInfo, ModelSetup, RunContext
 from infs.engines.llama_cpp.answers import Answer
 from infs.engines.llama_cpp.building import MOST_CELLS, Builder, Machine
+from infs.engines.llama_cpp.decisions import Decisions
 from infs.engines.llama_cpp.embedder import Embedder, pooling_of
 from infs.engines.llama_cpp.generation import Generator
 from infs.engines.llama_cpp.model import LlamaModel
@@ -22,7 +23,7 @@ from infs.engines.llama_cpp.options import LlamaOptions
 from infs.engines.llama_cpp.prompts import Prompts
 from infs.engines.llama_cpp.running import pin, run, waker
 from infs.errors import LoadFailed, RequestError, Unsupported
-from infs.types import EmbeddingRequest, Event, Progress, Request, RerankRequest
+from infs.types import DecisionRequest, EmbeddingRequest, Event, Progress, Request, RerankRequest
 
 MIN_CONTEXT = 4
 MAX_CONTEXT = 8192  # by default: a model trained for a million tokens should not take all memory for them
@@ -102,7 +103,7 @@ class LlamaEngine:
                 raise LoadFailed(f"A {model.architecture} model makes embeddings only; its task cannot be {wanted}.")
             return ["embedding"]
         # A generating model can complete texts and chats alike, and its states can serve as embeddings.
-        return ["text-completion", "chat-completion", *(["embedding"] if wanted is None else [])]
+        return ["text-completion", "chat-completion", "decision", *(["embedding"] if wanted is None else [])]
 
     def _notes(self, model: LlamaModel) -> list[str]:
         if self._context <= model.usable_context:
@@ -169,6 +170,8 @@ class LlamaEngine:
         if isinstance(request, EmbeddingRequest | RerankRequest):
             return self._embed(request)
         if self._machine is not None and self._prompts is not None:
+            if isinstance(request, DecisionRequest):
+                return Decisions(self._machine.generator, self._prompts, request).events()
             return self._generate(request, self._machine.generator, self._prompts)
         raise Unsupported(f"The model {request.model!r} cannot do {request.task}.", param="model")
 

@@ -140,3 +140,8 @@ def choose_devices(device: DeviceConfig) -> tuple[int, Any]:
 
 def _device_list(devices: list[int]) -> Any:
     return (ctypes.c_void_p * (len(devices) + 1))(*devices, None)
+
+
+def offloads(device: DeviceConfig) -> bool:
+    """Whether any of the computing is done by a GPU."""
+    return device.gpu is not False and device.gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())

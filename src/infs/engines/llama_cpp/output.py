@@ -107,13 +107,14 @@ class GenerationOutput:
 
     def sample(self, row: int) -> int:
         constraint = self._constraint if self._constraint is not None and self._constraint.active else None
-        if self._plain and constraint is None and not self._greedy and not self._processors:
+        self._ask_budget()
+        if self._plain and constraint is None and not (self._greedy or self._processors or self._owed):
             return self._sampler.sample(self._decoder.context, row)
         scores = self._decoder.scores(row)
         untouched = scores if self._plain else scores.copy()  # what follows may write into the row
         for process in self._processors:
             process(self._tokens, scores)
-        token = self._owed.pop(0) if self._owed else self._choose(scores, row, constraint)
+        token = self._next_owed() if self._owed else self._choose(scores, row, constraint)
         if not self._plain:
             self._remember(untouched, token)
         return token
@@ -157,15 +158,24 @@ class GenerationOutput:
         """Demanded tokens are guesses where their scores are wanted: the budget's are chosen, whatever the scores."""
         if self._plain and not self._processors:
             return []
-        if self._budget is not None and not self._owed:
-            self._owed = self._budget.forced()
+        self._ask_budget()
         if self._owed:
             return list(self._owed)
         return self._constraint.forced() if self._constraint is not None else []
 
+    def _ask_budget(self) -> None:
+        if self._budget is not None and not self._owed:
+            self._owed = self._budget.forced()
+
+    def _next_owed(self) -> int:
+        token = self._owed.pop(0)
+        self._sampler.note([token])
+        return token
+
     def _demanded(self) -> list[int]:
         """What has to come next; ends are left to be chosen."""
-        tokens = self._budget.forced() if self._budget is not None else []
+        self._ask_budget()
+        tokens, self._owed = self._owed, []
         if not tokens and self._constraint is not None:
             tokens = self._constraint.forced()
         return list(itertools.takewhile(lambda token: token not in self._ends, tokens))

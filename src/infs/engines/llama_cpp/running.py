@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
 from infs.batching.base import Counts
-from infs.engines.llama_cpp.generation import Generator, Posted, Prompt
+from infs.batching.scheduler import Sequence
+from infs.engines.llama_cpp.generation import Deliver, Generator, Posted, Prompt
 from infs.engines.llama_cpp.output import Piece
 
 
@@ -46,12 +47,22 @@ def _deliver(posted: Posted) -> None:
         deliver(piece)
 
 
-async def run(
+def run(
     generator: Generator, prompt: Prompt, wants_more: Callable[[int], bool] = lambda index: True
+) -> AsyncGenerator[Piece]:
+    """The pieces of all candidates of `prompt`; see `run_all`."""
+    return run_all(generator, lambda deliver: generator.sequences(prompt, deliver), wants_more)
+
+
+async def run_all(
+    generator: Generator,
+    make: Callable[[Deliver], list[Sequence]],
+    wants_more: Callable[[int], bool] = lambda index: True,
 ) -> AsyncGenerator[Piece]:
     """The pieces of all candidates as they come, each with a last one; closing the iterator cancels them.
 
     Args:
+        make: makes the candidates' sequences, whose pieces are numbered as they are; on a thread of its own.
         wants_more: asked after each piece of a candidate; the one that gets no for an answer is ended.
 
     Raises:
@@ -59,7 +70,7 @@ async def run(
         InvalidRequest: a setting names something that the model does not have.
     """
     inbox = Inbox()
-    sequences = await asyncio.to_thread(generator.sequences, prompt, inbox.put)
+    sequences = await asyncio.to_thread(make, inbox.put)
     open_ones = set(range(len(sequences)))
     for sequence in sequences:
         generator.loop.submit(sequence)

@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from infs.config import (
     Config,
@@ -21,13 +23,12 @@ from infs.config import (
     LogConfig,
     ModelConfig,
     ServerConfig,
-    ToolConfig,
     convert,
     load_config,
     parse_config,
     parse_model,
 )
-from infs.engines.llama_cpp.options import ControlVector, LlamaOptions, LoraOptions, RopeOptions
+from infs.engines.llama_cpp.options import LlamaOptions
 from infs.errors import ConfigError
 
 DOCS = Path(__file__).parent.parent / "docs" / "configuration.md"
@@ -402,12 +403,50 @@ def test_parsing_again_changes_nothing() -> None:
 # --- the page about it
 
 
-def test_page_has_every_key() -> None:
+def tables_of(kind: type[Struct], path: str) -> dict[str, type[Struct]]:
+    """The tables of a configuration by their paths: `kind` at `path`, and all below it; ``ID`` is any name."""
+    found = {path: kind}
+    for field in msgspec.structs.fields(kind):
+        for below in (part for part in parts_of(field.type) if isinstance(part, type) and issubclass(part, Struct)):
+            name = "models.ID" if below is ModelConfig else ".".join(filter(None, [path, field.name]))
+            if below.__module__ == kind.__module__:  # what comes from elsewhere has pages of its own
+                found |= tables_of(below, name)
+    return found
+
+
+def parts_of(kind: Any) -> list[Any]:
+    """A type and all that it is made of."""
+    return [kind, *(part for inner in get_args(kind) for part in parts_of(inner))]
+
+
+TABLES = tables_of(Config, "") | tables_of(LlamaOptions, "models.ID.options")
+
+
+def rows_of(path: str) -> dict[str, str]:
+    """The rows of the page's table below the one line that names `path`, by their keys."""
+    intro = f"`{path}`" if path else "At the top:"
     page = DOCS.read_text(encoding="utf-8")
-    engine = (LlamaOptions, RopeOptions, LoraOptions, ControlVector)
-    for kind in (Config, ServerConfig, ModelConfig, ToolConfig, DeviceConfig, LogConfig, HubConfig, *engine):
-        for key in kind.__struct_fields__:
-            assert re.search(rf"^\|[^|]*`{key}`[^|]*\|", page, re.MULTILINE), f"{kind.__name__}.{key}"
+    (rows,) = re.findall(rf"^(?!\|)[^\n]*{re.escape(intro)}[^\n]*\n\n((?:\|[^\n]*\n)+)", page, re.MULTILINE)
+    keys = {row: re.findall(r"`(\w+)`", row.split("|")[1]) for row in rows.splitlines()[2:]}
+    return {key: row for row, found in keys.items() for key in found}
+
+
+@pytest.mark.parametrize("path", TABLES)
+def test_page_has_every_key_and_no_other(path: str) -> None:
+    assert set(rows_of(path)) == set(TABLES[path].__struct_fields__)
+
+
+@pytest.mark.parametrize("path", TABLES)
+def test_page_has_the_defaults(path: str) -> None:
+    rows = rows_of(path)
+    for field in msgspec.structs.fields(TABLES[path]):
+        if isinstance(field.default, int | float | str):
+            said = json.dumps(field.default).strip('"').removesuffix(".0")
+            assert re.search(rf"(?<![\w.]){re.escape(said)}(?![\w.])", rows[field.name].split("|")[-2]), field.name
+
+
+def test_all_that_can_be_configured_is_checked() -> None:
+    assert {"server", "models.ID.tools", "models.ID.options.speculation.draft", "models.ID.options.lora"} < set(TABLES)
 
 
 def test_example_of_the_page_is_valid(write: Write) -> None:

@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -16,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import infs
+import infs.config
 import infs.errors
 from infs.codec import Cancel, Failed, Happened, RequestCodec, decode_frame, encode_frame
+from infs.engines.llama_cpp.options import LlamaOptions
 from infs.errors import Failure, InfsError, InvalidRequest, RequestCancelled
 from infs.runner import BoundConvenience, Convenience, Conveniences, Runner
 from infs.server import InferenceServer
@@ -41,7 +44,8 @@ from tests.e2e.served import serve
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXPECTED_NAMES = """ChatCompletionRequest ChatCompletionResult Config Delta DeviceConfig EmbeddingRequest
+EXPECTED_NAMES = """ChatCompletionRequest ChatCompletionResult ChoiceQuestion Config DecisionRequest DecisionResult
+Delta DeviceConfig EmbeddingRequest Predicate ScoreQuestion
 EmbeddingResult Event InferenceServer InfsError Message ModelConfig Progress Request RerankRequest RerankResult Result
 Runner TextCompletionRequest TextCompletionResult ServerTool Tool ToolCall ToolConfig ToolContext ToolUse Usage
 __version__ demo_model load_config tool"""
@@ -205,6 +209,23 @@ def test_the_configuration_of_the_readme_is_valid(tmp_path: Path) -> None:
     assert config.server.port == 8080
     assert config.models["small"].ttl == 600
     InferenceServer.from_config(config)
+
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_of_the_pages_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_configurations_of_the_pages_are_valid(page: Path) -> None:
+    for number, toml in enumerate(re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)):
+        config = infs.config.parse_config(tomllib.loads(toml), where=f"example {number}")
+        for model in config.models.values():
+            infs.config.convert(model.options, LlamaOptions, f"example {number}", "options")
 
 
 async def test_the_demo_server_for_tests_of_others() -> None:

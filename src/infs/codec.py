@@ -106,7 +106,9 @@ class RequestCodec:
         kinds = tuple((tasks if tasks is not None else TASKS).values())
         results = tuple(kind.result_type for kind in kinds)
         self._requests: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_union(kinds))
-        self._events: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_union((Progress, Delta, ToolUse, *results)))
+        self._events: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
+            _union((Progress, Delta, ToolUse, *results))
+        )
 
     def encode(self, value: Request[Any] | Event) -> msgspec.Raw:
         """`value` as msgpack."""

@@ -143,7 +143,9 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         host, port: where it listens; port 0 takes a free one.
         api_keys: when not empty, every inference route wants one of them as a bearer token.
         cors_origins: origins whose pages may call the API; ``["*"]`` allows all.
-        max_body: bytes that a request may have.
+        max_body: bytes that a request may have, and the files that are fetched for it.
+        fetch_media: from where images that requests name by http(s) URL are fetched: never, from addresses of the
+            public Internet, or from anywhere, which lets clients reach what the server reaches.
         drain_timeout: seconds that running requests get to finish at shutdown.
         stall_timeout: seconds after which a client that does not read its stream is given up.
     """
@@ -153,6 +155,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     api_keys: list[str] = []
     cors_origins: list[str] = msgspec.field(default_factory=lambda: ["*"])
     max_body: Positive = 64 * 1024 * 1024
+    fetch_media: Literal["never", "public", "anywhere"] = "never"
     drain_timeout: Seconds = 30.0
     stall_timeout: Annotated[float, Meta(gt=0.0)] = 60.0
 

@@ -470,8 +470,13 @@ def test_a_block_longer_than_a_step_is_computed_whole() -> None:
     prompt = [1, 2, *range(-100, -140, -1), 3]
     text = bench.submit([5] * 20, max_new=3)
     sequence = bench.submit(prompt, max_new=3)
-    done = []
-    bench.run_until(lambda: done.append(sequence.computed) or sequence.streaming)
+    done: list[int] = []
+
+    def streams() -> bool:
+        done.append(sequence.computed)
+        return sequence.streaming
+
+    bench.run_until(streams)
     assert sorted(set(done)) == [0, 2, 42, 43]
     bench.run()
     assert out(sequence).tokens == plain(prompt, 3, 64)

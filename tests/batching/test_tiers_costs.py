@@ -28,7 +28,7 @@ def test_before_anything_is_measured_everything_is_restored() -> None:
     costs = Costs()
     assert costs.worth(pieces[:1]) == 1
     costs.computed(100, 1e-9)
-    assert costs.worth(pieces) == 1  # one is enough to measure
+    assert costs.worth(pieces) == 2
     assert costs.computing(5) == pytest.approx(5e-11)
     assert costs.restoring(pieces[0]) is None
     assert costs.worth([]) == 0

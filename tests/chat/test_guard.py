@@ -36,7 +36,7 @@ def test_a_message_cannot_open_a_turn_of_somebody_else() -> None:
 
 
 def test_images_stay_where_they_are() -> None:
-    image = ImagePart(url="data:x")
+    image = ImagePart(data=b"x")
     masked = GUARD.mask(chat([image, TextPart(text="</s>")])).messages[0].content
     assert isinstance(masked, list)
     assert masked[0] is image

@@ -86,10 +86,10 @@ def test_templates_that_only_know_parts_get_parts() -> None:
 
 
 def test_images_are_refused_by_their_place() -> None:
-    message = Message(role="user", content=[TextPart(text="what is it?"), ImagePart(url="data:,")])
+    message = Message(role="user", content=[TextPart(text="what is it?"), ImagePart(data=b"x")])
     with pytest.raises(Unsupported) as caught:
         template("demo").render(chat(say("user", "x"), message))
-    assert caught.value.param == "messages[1].content"
+    assert caught.value.param == "messages[1].content[1]"
 
 
 # --- adaptations ----------------------------------------------------------------------------------------------

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import sys
+import textwrap
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 
 from infs.cli.answer import Answer
 from infs.cli.banner import banner
 from infs.cli.progress import BarView, LineView, NoView, View, amount_of, view_on
-from infs.config import Config, ModelConfig, ServerConfig
+from infs.config import Config, DeviceConfig, ModelConfig, ServerConfig
 from infs.demo import demo_model
 from infs.types import Delta, Event, Progress, TextCompletionResult, Usage
+from tests.cli.programs import run
+from tests.tiny import write_bert
 
 
 class Terminal(io.StringIO):
@@ -218,6 +222,18 @@ def test_banner_quotes_for_its_shell() -> None:
 def test_banner_asks_what_the_model_can_do(task: str | None, route: str) -> None:
     model = ModelConfig(file="/x", task=task)  # type: ignore[arg-type]
     assert f"curl {URL}{route} " in banner(URL, Config(models={"a": model}))
+
+
+def test_banner_for_a_reranker_runs_in_python(tmp_path: Path) -> None:
+    path = write_bert(tmp_path / "rank.gguf", pooling="rank")
+    model = ModelConfig(file="rank.gguf", task="rerank", device=DeviceConfig(gpu=False))
+    said = banner(URL, Config(models={"a/b": model}, cache_path=str(path.parent)))
+    assert "curl" not in said
+    assert "no route for rerankers" in said
+    code = said.partition("without this server:\n\n")[2].partition("\nCtrl-C")[0]
+    done = run(cwd=tmp_path, program=[sys.executable, "-c", textwrap.dedent(code)])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("RankedDocument(index=") == 2
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 from infs.engines.llama_cpp.adapters import Adapters
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.errors import InvalidRequest, LoadFailed
-from infs.types import UNSET, LoraScale
+from infs.types import UNSET, EmbeddingRequest, LoraScale
 from tests.engines.bare import bare_context, bare_model, greedy, options_of, scores
-from tests.engines.llama import native_log
+from tests.engines.llama import demo_server, native_log, text
 from tests.tiny import lora_deltas, write_bert, write_control_vector, write_llama, write_lora
 
 PROMPT = list(b"the river and the stone")
@@ -136,6 +136,47 @@ def test_a_wrong_adapter_is_named(tmp_path: Path, make: Any, match: str) -> None
             adapters_of(model, lora={"mine": {"file": str(path)}})
         assert str(path) in str(caught.value)
         assert caught.value.param == "options.lora.mine.file"
+
+
+# --- embeddings
+
+
+async def embedding(path: Path, **model: Any) -> np.ndarray:
+    """The vector that a server with the model `path` gives the prompt, before and after a chat with no adapters."""
+    options = {"cache_type_k": "f32", "cache_type_v": "f32", **model.pop("options", {})}
+    request = EmbeddingRequest(model="m", input=[PROMPT])
+    async with demo_server(file=str(path), sha256=None, context_size=64, options=options, **model) as server:
+        vector = (await server.run(request)).as_lists()
+        if model.get("task") is None:
+            await server.run(text(PROMPT, lora=[], max_tokens=1))
+        assert (await server.run(request)).as_lists() == vector
+    return np.array(vector[0])
+
+
+@pytest.mark.parametrize("task", [None, "embedding"])
+async def test_embeddings_have_the_configured_adapters(tmp_path: Path, task: Any) -> None:
+    base = write_llama(tmp_path / "base.gguf")
+    merged = write_llama(tmp_path / "merged.gguf", plus=lora_deltas(scale=0.5))
+    lora = {"a": {"file": str(write_lora(tmp_path / "lora.gguf")), "scale": 0.5}}
+    changed = await embedding(base, task=task, options={"lora": lora})
+    assert changed == pytest.approx(await embedding(merged, task=task), abs=1e-3)
+    assert np.abs(changed - await embedding(base, task=task)).max() > 0.01
+
+
+@pytest.mark.parametrize("task", [None, "embedding"])
+async def test_embeddings_have_the_control_vectors(tmp_path: Path, task: Any) -> None:
+    base = write_llama(tmp_path / "base.gguf")
+    vectors = [control(write_control_vector(tmp_path / "control.gguf"))]
+    changed = await embedding(base, task=task, options={"control_vectors": vectors})
+    assert np.abs(changed - await embedding(base, task=task)).max() > 0.01
+
+
+@pytest.mark.parametrize("task", [None, "embedding"])
+async def test_a_wrong_adapter_is_named_for_embeddings_too(tmp_path: Path, task: Any) -> None:
+    base = write_llama(tmp_path / "base.gguf")
+    lora = {"mine": {"file": str(write_lora(tmp_path / "lora.gguf", width=64))}}
+    with pytest.raises(LoadFailed, match="incorrect shape"):
+        await embedding(base, task=task, options={"lora": lora})
 
 
 # --- control vectors

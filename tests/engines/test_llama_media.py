@@ -357,7 +357,7 @@ def test_sequences_with_media_side_by_side(tmp_path: Path, write: Any) -> None:
         alone = compute(model, projector, context, prompt)
         plain = scores(model, context, BEFORE)
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
-        cells.media.hold(prompt.chunks.values())
+        cells.media.share(prompt.chunks.values())
 
         with_media, without = cells.decode(Chunk(1, 0, prompt.tokens, 1), Chunk(2, 0, BEFORE, 1))
         assert with_media == pytest.approx(alone, abs=0.02)
@@ -381,17 +381,17 @@ def test_sequences_with_media_side_by_side(tmp_path: Path, write: Any) -> None:
             cells.decode(Chunk(0, 0, prompt.tokens[last:end], 1))
 
 
-def test_media_are_held_as_long_as_somebody_has_them(tmp_path: Path) -> None:
+def test_media_can_be_computed_as_long_as_somebody_holds_them(tmp_path: Path) -> None:
     with loaded(tmp_path) as (model, projector), bare_context(model) as context:
         cells = Cells(model, projector, context)
-        one, two = (projector.read([png(1), AFTER]) for _ in range(2))
-        for prompt in (one, two):
-            cells.media.hold(prompt.chunks.values())
-        cells.media.release(one.chunks.values())
-        assert len(cells.decode(Chunk(0, 0, two.tokens, 1))) == 1
-        cells.media.release(two.chunks.values())
+        tokens = projector.read([png(1), AFTER]).tokens
+        one, two = (cells.media.share(projector.read([png(1), AFTER]).chunks.values()) for _ in range(2))
+        assert one == two
+        del one
+        assert len(cells.decode(Chunk(0, 0, tokens, 1))) == 1
+        del two
         with pytest.raises(GenerationFailed, match="not there"):
-            cells.decode(Chunk(1, 0, two.tokens, 1))
+            cells.decode(Chunk(1, 0, tokens, 1))
 
 
 # --- positions

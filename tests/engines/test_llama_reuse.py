@@ -132,7 +132,7 @@ async def test_a_preloaded_beginning_is_there_for_the_first_request_and_stays(pr
         (Preload(prefix="apple river " * 100_000), r"preload cannot be used.*at least \d+ tokens.*1024"),
         (Preload(prefix=""), "preload has 0 tokens"),
         (Preload(messages=[]), "preload has 0 tokens"),
-        (Preload(messages=[Message(role="user", content=[ImagePart(url="x")])]), "preload cannot be used.*image"),
+        (Preload(messages=[Message(role="user", content=[ImagePart(data=b"x")])]), "preload cannot be used.*image"),
     ],
 )
 async def test_a_preload_that_cannot_be_is_refused(preload: Preload, match: str) -> None:

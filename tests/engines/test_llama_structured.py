@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import pytest_asyncio
 
@@ -27,6 +29,7 @@ from infs.types import (
     ToolCall,
 )
 from tests.engines.llama import assistant, chat, demo_server, engine_status, events_of, run_all, text, user
+from tests.tiny import files, write_llama
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -50,6 +53,55 @@ WEATHER = Tool(
 )
 TIME = Tool(name="get_time", description="Get the current time")
 IN_PARIS = "What is the weather in Paris?"
+
+
+FUNCTION_GEMMA = "{# <start_function_call> <end_function_call> <escape> #}"
+HARMONY = "{# <|start|> <|channel|> <|message|> <|call|> #}"
+TURNS = "{% for message in messages %}<|user|>{{ message.content }}{% endfor %}<|assistant|>"
+
+
+@pytest.mark.parametrize(
+    ("marks", "liked", "disliked", "ends"),
+    [
+        (FUNCTION_GEMMA, "<start_function_response>", "<|end|>", True),  # an end of the dialect's only
+        (FUNCTION_GEMMA, "<|end|>", "<start_function_response>", True),  # an end of the vocabulary's only
+        (HARMONY, "<|return|>", "<|end|>", True),  # an end of both
+        (HARMONY, "<|end|>", "<|return|>", False),  # an end of the vocabulary's, which the dialect takes back
+    ],
+)
+async def test_an_answer_ends_with_the_ends_of_its_dialect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marks: str, liked: str, disliked: str, ends: bool
+) -> None:
+    monkeypatch.setattr(files, "SPECIAL", (*files.SPECIAL, "<start_function_response>", "<|return|>"))
+    path = write_llama(tmp_path / "tiny.gguf", template=marks + TURNS)
+    places = [(256 + files.SPECIAL.index(name), bias) for name, bias in ((liked, 100.0), (disliked, -100.0))]
+    bias = [LogitBias(token=token, bias=bias) for token, bias in places]
+    request = chat(
+        "hi", constraint=RegexConstraint(pattern="[ab]{2,}"), max_tokens=60, logit_bias=bias, temperature=0.0
+    )
+    async with demo_server(file=str(path), sha256=None, context_size=128) as server:
+        result = await server.run(request)
+    assert re.fullmatch("[ab]{2}" if ends else "[ab]{2,}", result.text)
+    assert result.choices[0].finish_reason == ("stop" if ends else "length")
+
+
+async def test_the_end_of_a_dialect_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that ends the turn cannot stand in the middle, whatever its kind and its text are."""
+    monkeypatch.setattr(files, "SPECIAL", (*files.SPECIAL, "<start_function_response>"))
+    kinds = [gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.USER_DEFINED]
+    monkeypatch.setattr(gguf.GGUFWriter, "add_token_types", _with_kinds(kinds))
+    path = write_llama(tmp_path / "tiny.gguf", template=FUNCTION_GEMMA + TURNS)
+    bias = [LogitBias(token=259, bias=100.0)]
+    async with demo_server(file=str(path), sha256=None, context_size=128) as server:
+        constraint = RegexConstraint(pattern='"[^"]{99}"')
+        result = await server.run(chat("hi", constraint=constraint, max_tokens=20, logit_bias=bias, temperature=0.0))
+    assert "<start" not in result.text
+    assert result.choices[0].finish_reason == "length"
+
+
+def _with_kinds(kinds: list[Any]) -> Any:
+    real = gguf.GGUFWriter.add_token_types
+    return lambda writer, _: real(writer, kinds)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from msgspec import inspect
 
+from infs.http.openai.bodies import ChatBody, CompletionBody, EmbeddingBody
 from infs.types import (
+    GENERATION_OPTIONS,
     UNSET,
     ChatCompletionRequest,
     ChoiceConstraint,
@@ -17,17 +23,21 @@ from infs.types import (
     ImagePart,
     JsonConstraint,
     LogitBias,
+    LoraScale,
     Message,
     NamedConstraint,
     NamedTool,
     RegexConstraint,
+    Request,
     TextCompletionRequest,
     TextPart,
     Tool,
     ToolCall,
+    UnsetType,
 )
 from tests.http.fake_server import CHAT, TEXT, FakeServer
 
+DOCS = Path(__file__).parents[2] / "docs" / "http-api.md"
 USER = {"role": "user", "content": "Hi"}
 SCHEMA = {"type": "object", "properties": {"a": {"type": ["integer", "null"], "default": None}}}
 TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": SCHEMA, "strict": True}}
@@ -55,94 +65,120 @@ def refused(response: httpx.Response, param: str | None, *, saying: str = "") ->
     return error
 
 
-SAMPLING: dict[str, Any] = {
-    "max_tokens": 5,
-    "seed": -3,
-    "ignore_eos": True,
-    "context_overflow": "shift",
-    "context_keep": 4,
-    "temperature": 0,
-    "top_k": 0,
-    "top_p": 0.5,
-    "min_p": 0.0,
-    "typical_p": 0.9,
-    "top_n_sigma": 1.5,
-    "repeat_penalty": 1.1,
-    "frequency_penalty": -2.0,
-    "presence_penalty": 0.0,
-    "penalty_last_n": 0,
-    "dry_multiplier": 0.8,
-    "dry_base": 1.75,
-    "dry_allowed_length": 2,
-    "dry_penalty_last_n": -1,
-    "dry_sequence_breakers": ["\n"],
-    "xtc_probability": 0.1,
-    "xtc_threshold": 0.2,
-    "mirostat": 2,
-    "mirostat_tau": 4.0,
-    "mirostat_eta": 0.2,
-    "timeout": 9.5,
-    "n": 2,
-}
-
-TOO_MUCH: dict[str, Any] = {
-    "max_tokens": -1,
-    "context_keep": -1,
-    "temperature": -0.1,
-    "top_k": -2,
-    "top_p": 1.1,
-    "min_p": -0.1,
-    "typical_p": 2,
-    "top_n_sigma": -2,
-    "repeat_penalty": 0,
-    "frequency_penalty": 2.5,
-    "presence_penalty": -2.5,
-    "penalty_last_n": -2,
-    "dry_multiplier": -1,
-    "dry_base": -1,
-    "dry_allowed_length": -1,
-    "dry_penalty_last_n": -2,
-    "xtc_probability": 1.5,
-    "xtc_threshold": -1,
-    "mirostat": 3,
-    "mirostat_tau": -1,
-    "mirostat_eta": -1,
-    "timeout": 0,
-    "n": 0,
-}
+# More than one form, or more than one parameter: these have tests of their own.
+SPECIAL = {"constraint", "stop", "logit_bias", "logprobs", "best_of"}
+RENAMED = {"client": "user"}
 
 
-@pytest.mark.parametrize("name", SAMPLING)
+def setting_types() -> dict[str, inspect.Type]:
+    """The types of what any request for text may say, by the names of the body."""
+    kind = inspect.type_info(TextCompletionRequest)
+    assert isinstance(kind, inspect.StructType)
+    names = {*Request.__struct_fields__, *GENERATION_OPTIONS} - {"model", *SPECIAL}
+    return {RENAMED.get(field.name, field.name): field.type for field in kind.fields if field.name in names}
+
+
+def forms(kind: inspect.Type) -> list[inspect.Type]:
+    """The types of JSON values that `kind` allows, but null."""
+    if isinstance(kind, inspect.UnionType):
+        return [form for part in kind.types for form in forms(part)]
+    return [] if isinstance(kind, inspect.NoneType) or getattr(kind, "cls", None) is UnsetType else [kind]
+
+
+def fitting(kind: inspect.Type) -> Any:
+    """A value of `kind`; of a number, the least or the largest that there may be."""
+    (form,) = forms(kind)
+    match form:
+        case inspect.IntType(ge=ge, le=le) | inspect.FloatType(ge=ge, le=le):
+            return next((limit for limit in (le, ge) if limit is not None), 9)
+        case inspect.StrType():
+            return "some text"
+        case inspect.BoolType():
+            return True
+        case inspect.LiteralType(values=values):
+            return values[-1]
+        case inspect.ListType(item_type=item):
+            return [fitting(item)]
+        case inspect.StructType(fields=fields):
+            return {field.encode_name: fitting(field.type) for field in fields}
+    raise AssertionError(f"no value for {form}")
+
+
+def unfitting(kind: inspect.Type) -> list[Any]:
+    """Values of the right type that are no values of `kind`."""
+    (form,) = forms(kind)
+    match form:
+        case inspect.IntType() | inspect.FloatType():
+            below = [] if form.ge is None else [form.ge - 1]
+            above = [] if form.le is None else [form.le + 1]
+            return [*below, *above, *([] if form.gt is None else [form.gt])]
+        case inspect.StrType(max_length=int(most)):
+            return ["x" * (most + 1)]
+        case inspect.LiteralType(values=values):
+            last = values[-1]
+            return [last + 1 if isinstance(last, int) else f"{last}-"]
+    return []
+
+
+TYPES = setting_types()
+SETTINGS = {name: fitting(kind) for name, kind in TYPES.items()}
+WRONG = [(name, value) for name, kind in TYPES.items() for value in unfitting(kind)]
+TEXTS = {name for name, value in SETTINGS.items() if isinstance(value, str)}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("ask", [chat, text])
 def test_a_setting_arrives_and_null_does_not(http: httpx.Client, fake: FakeServer, ask: Any, name: str) -> None:
-    assert ask(http, **{name: SAMPLING[name]}).status_code == 200
-    assert getattr(fake.requests[-1], name) == SAMPLING[name]
+    field = next((field for field, other in RENAMED.items() if other == name), name)
+    assert ask(http, **{name: SETTINGS[name]}).status_code == 200
+    assert msgspec.to_builtins(getattr(fake.requests[-1], field)) == SETTINGS[name]
     assert ask(http, **{name: None}).status_code == 200
-    assert getattr(fake.requests[-1], name) in (UNSET, None)
+    assert getattr(fake.requests[-1], field) == getattr(ask_nothing(ask, http, fake), field)
 
 
-@pytest.mark.parametrize("name", TOO_MUCH)
-def test_a_setting_out_of_its_range_is_refused(http: httpx.Client, fake: FakeServer, name: str) -> None:
-    refused(chat(http, **{name: TOO_MUCH[name]}), name)
-    refused(text(http, **{name: TOO_MUCH[name]}), name)
+def ask_nothing(ask: Any, http: httpx.Client, fake: FakeServer) -> Any:
+    """The request without any setting."""
+    assert ask(http).status_code == 200
+    return fake.requests[-1]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_setting_out_of_its_range_is_refused(http: httpx.Client, fake: FakeServer, name: str, value: Any) -> None:
+    refused(chat(http, **{name: value}), name)
+    refused(text(http, **{name: value}), name)
     assert not fake.requests
 
 
-@pytest.mark.parametrize("name", SAMPLING)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_of_a_wrong_type_is_refused(http: httpx.Client, name: str) -> None:
     refused(chat(http, **{name: {"a": 1}}), name)
-    if name != "context_overflow":
-        refused(chat(http, **{name: "1"}), name)
+    refused(chat(http, **{name: 1 if name in TEXTS else "1"}), name)
+
+
+def test_adapters_are_refused_by_their_place(http: httpx.Client, fake: FakeServer) -> None:
+    assert chat(http, lora=[{"name": "a"}, {"name": "b", "scale": -0.5}]).status_code == 200
+    assert fake.requests[-1].lora == [LoraScale(name="a", scale=1.0), LoraScale(name="b", scale=-0.5)]
+    refused(chat(http, lora=[{"scale": 1}]), "lora[0].name")
+    refused(chat(http, lora=[{"name": "a"}, {"name": "b", "scale": 101}]), "lora[1].scale")
+    refused(chat(http, lora=[{"name": "a", "weight": 1}]), "lora[0].weight")
+    refused(chat(http, lora=["a"]), "lora[0]")
+    refused(http.post("/v1/embeddings", json={"model": TEXT, "input": "a", "lora": [{"name": "a"}]}), "lora")
 
 
 def test_every_setting_of_the_vocabulary_has_a_parameter() -> None:
-    from infs.http.openai.bodies import ChatBody, CompletionBody
-    from infs.types import GENERATION_OPTIONS
-
     # A constraint has a parameter for each of its kinds.
     assert set(GENERATION_OPTIONS) - {"constraint"} <= set(CompletionBody.__struct_fields__)
     assert set(GENERATION_OPTIONS) - {"constraint", "best_of"} <= set(ChatBody.__struct_fields__)
-    assert set(GENERATION_OPTIONS) - {"constraint", "best_of", "logprobs", "stop", "logit_bias"} <= set(SAMPLING)
+    assert {"cache_salt", "reasoning_budget", "lora", "priority", "user", "mirostat", "timeout"} < set(SETTINGS)
+    assert {name for name, _ in WRONG} == set(SETTINGS) - {
+        *("seed", "ignore_eos", "lora", "dry_sequence_breakers"),  # which have no range
+    }
+
+
+def test_the_page_has_every_parameter() -> None:
+    page = DOCS.read_text(encoding="utf-8")
+    for body in (ChatBody, CompletionBody, EmbeddingBody):
+        assert [name for name in body.__struct_fields__ if not re.search(rf"`{name}[`:.]", page)] == []
 
 
 def test_unset_stays_unset(http: httpx.Client, fake: FakeServer) -> None:
@@ -349,7 +385,10 @@ def test_messages(http: httpx.Client, fake: FakeServer) -> None:
     messages: list[dict[str, Any]] = [
         {"role": "developer", "content": "Be brief."},
         {"role": "system", "content": [{"type": "text", "text": "Or "}, {"type": "text", "text": "not."}]},
-        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:x", "detail": "auto"}}]},
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,eA==", "detail": "auto"}}],
+        },
         {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "Hm.", **echoed},
         {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "2"}]},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}], "name": "Bob", "tool_calls": None},
@@ -361,7 +400,7 @@ def test_messages(http: httpx.Client, fake: FakeServer) -> None:
     assert fake.requests[-1].messages == [
         Message(role="system", content="Be brief."),
         Message(role="system", content=[TextPart(text="Or "), TextPart(text="not.")]),
-        Message(role="user", content=[ImagePart(url="data:x")]),
+        Message(role="user", content=[ImagePart(data=b"x")]),
         Message(
             role="assistant",
             reasoning="Hm.",
@@ -394,7 +433,10 @@ def test_messages(http: httpx.Client, fake: FakeServer) -> None:
         ({"role": "assistant", "content": "a", "annotations": [{}]}, "messages[1].annotations"),
         ({"role": "assistant", "content": "a", "function_call": {"name": "f"}}, "messages[1].function_call"),
         ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages[1].tool_calls[0].function"),
-        ({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}, "messages[1].content[0].type"),
+        (
+            {"role": "user", "content": [{"type": "input_audio", "input_audio": {"format": "wav"}}]},
+            "messages[1].content[0].input_audio.data",
+        ),
         ({"role": "user", "content": [{"type": "file", "file": {}}]}, "messages[1].content[0].type"),
         ({"role": "user", "content": [{"type": "smell"}]}, "messages[1].content[0].type"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[1].content[0].text"),

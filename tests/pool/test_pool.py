@@ -9,11 +9,20 @@ from typing import Any
 
 import pytest
 
-from infs.errors import GenerationFailed, LoadFailed, QueueFull, ServerClosed
+from infs.errors import GenerationFailed, LoadFailed, QueueFull, RequestTimeout, ServerClosed
 from infs.pool import affinity
 from infs.server import InferenceServer
 from infs.testing import FakeEngine
-from infs.types import ChatCompletionRequest, Delta, Message, Progress, TextCompletionRequest, TextCompletionResult
+from infs.types import (
+    ChatCompletionRequest,
+    Delta,
+    EmbeddingRequest,
+    Message,
+    Progress,
+    Request,
+    TextCompletionRequest,
+    TextCompletionResult,
+)
 from tests.engines.kit import eventually
 
 
@@ -104,6 +113,123 @@ async def test_no_queue_at_all_still_serves_what_has_a_place() -> None:
     async with server_with(Engines(), max_sequences=2, max_queue=0) as server:
         await asyncio.gather(server.run(ask()), server.run(ask()))
         assert (await server.run(ask())).text == "a b c"
+
+
+async def served(server: InferenceServer, engines: Engines, gate: asyncio.Semaphore, *asked: Request[Any]) -> list[str]:
+    """The clients of `asked` in the order in which they had the only place, which was taken when they came."""
+    tasks = [asyncio.create_task(server.run(ask()))]
+    await eventually(lambda: engines.made and engines.made[0].running == 1)
+    for number, request in enumerate(asked, start=1):
+        tasks.append(asyncio.create_task(server.run(request)))
+        await eventually(lambda number=number: len(waiting(server)) == number)
+    for count in range(len(asked)):
+        gate.release()
+        await eventually(lambda count=count: len(engines.made[0].requests) == count + 2)
+    gate.release()
+    await asyncio.gather(*tasks)
+    return [request.client for request in engines.made[0].requests[1:]]
+
+
+def waiting(server: InferenceServer, model: str = "m") -> list[str]:
+    """The clients who wait, the next one first."""
+    return [waiter.client for waiter in server.pool._models[model].waiters]
+
+
+async def test_who_waits_is_served_by_priority_then_in_equal_shares() -> None:
+    gate = asyncio.Semaphore(0)
+    engines = Engines(gate=gate, words=["x"])
+    async with server_with(engines, max_sequences=1) as server:
+        flood = [ask(client="flood", max_tokens=5) for _ in range(3)]
+        rare = [ask(client="rare", max_tokens=5)]
+        urgent = [ask(client="urgent", priority=-1), ask(client="patient", priority=1)]
+        order = await served(server, engines, gate, *flood, *rare, *urgent)
+        assert order == ["urgent", "flood", "rare", "flood", "flood", "patient"]
+
+
+async def test_all_tasks_wait_in_one_queue() -> None:
+    gate = asyncio.Semaphore(0)
+    engines = Engines(gate=gate, words=["x"])
+    async with server_with(engines, max_sequences=1) as server:
+        running = asyncio.create_task(server.run(ask()))
+        await eventually(lambda: engines.made and engines.made[0].running == 1)
+        tasks = [asyncio.create_task(server.run(ask(client="text")))]
+        await eventually(lambda: waiting(server) == ["text"])
+        vectors = EmbeddingRequest(model="m", input=["a"], priority=-5, client="vectors")
+        tasks.append(asyncio.create_task(server.run(vectors)))
+        await eventually(lambda: waiting(server) == ["vectors", "text"])
+        gate.release()
+        gate.release()
+        await asyncio.gather(running, *tasks)
+        assert [request.client for request in engines.made[0].requests] == ["", "vectors", "text"]
+
+
+async def test_a_full_queue_refuses_the_one_that_all_others_go_before() -> None:
+    gate = asyncio.Semaphore(0)
+    engines = Engines(gate=gate, words=["x"])
+    async with server_with(engines, max_sequences=1, max_queue=2) as server:
+        tasks = [asyncio.create_task(server.run(ask(client="flood"))) for _ in range(3)]
+        await eventually(lambda: waiting(server) == ["flood"] * 2)
+        tasks.append(asyncio.create_task(server.run(ask(client="rare"))))
+        await eventually(lambda: waiting(server) == ["flood", "rare"])
+        with pytest.raises(QueueFull, match="2 requests wait for 'm'") as caught:
+            await tasks[2]
+        assert caught.value.retry_after is not None
+        tasks.append(asyncio.create_task(server.run(ask(client="urgent", priority=-1))))
+        await eventually(lambda: waiting(server) == ["urgent", "flood"])
+        for refused in (ask(client="patient", priority=1), ask(client="flood")):
+            with pytest.raises(QueueFull):
+                await server.run(refused)
+        assert waiting(server) == ["urgent", "flood"]
+        for _ in tasks:
+            gate.release()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [isinstance(result, QueueFull) for result in results] == [False, False, True, True, False]
+        assert server.pool.running == 0
+
+
+async def test_who_stops_waiting_has_had_no_share() -> None:
+    gate = asyncio.Semaphore(0)
+    engines = Engines(gate=gate, words=["x"])
+    async with server_with(engines, max_sequences=1) as server:
+        running = asyncio.create_task(server.run(ask()))
+        await eventually(lambda: engines.made and engines.made[0].running == 1)
+        late = [asyncio.create_task(server.run(ask(client="fickle", timeout=0.01))) for _ in range(5)]
+        gone = [asyncio.create_task(server.run(ask(client="fickle"))) for _ in range(5)]
+        await eventually(lambda: all(task.done() for task in late))
+        assert all(isinstance(task.exception(), RequestTimeout) for task in late)
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        assert (await state(server))["queued"] == 0
+        tasks = [asyncio.create_task(server.run(ask(client=name))) for name in ("steady", "steady", "fickle")]
+        await eventually(lambda: len(waiting(server)) == 3)
+        assert waiting(server) == ["steady", "fickle", "steady"]
+        for _ in range(4):
+            gate.release()
+        await asyncio.gather(running, *tasks)
+        assert (await state(server))["instances"][0]["served"] == 4
+
+
+async def test_priority_counts_between_models_that_are_limited_together() -> None:
+    gate = asyncio.Semaphore(0)
+    engines = Engines(gate=gate, words=["x"])
+    async with server_with(engines, "one", "other", concurrency=1) as server:
+        tasks = [asyncio.create_task(server.run(ask(model="one")))]
+        await eventually(lambda: engines.made and engines.made[0].running == 1)
+        asked = [("one", 0), ("other", 0), ("other", -1), ("other", -1)]
+        tasks += [asyncio.create_task(server.run(ask(model=model, priority=priority))) for model, priority in asked]
+        await eventually(lambda: len(engines.made) == 2 and len(waiting(server, "other")) == 3)
+        await eventually(lambda: server.pool._models["other"].ready)
+        seen = []
+        for _ in range(4):
+            gate.release()
+            before = [len(engine.requests) for engine in engines.made]
+            await eventually(lambda before=before: [len(engine.requests) for engine in engines.made] != before)
+            seen += [number for number in (0, 1) if len(engines.made[number].requests) != before[number]]
+        assert seen[:2] == [1, 1], "those of the lower number go first, although the models take turns"
+        assert sorted(seen[2:]) == [0, 1]
+        gate.release()
+        await asyncio.gather(*tasks)
 
 
 async def test_models_take_turns_when_all_together_are_limited() -> None:

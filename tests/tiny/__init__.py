@@ -4,7 +4,12 @@ from tests.tiny.adapters import lora_deltas, write_control_vector, write_lora
 from tests.tiny.bert import write_bert
 from tests.tiny.llama import write_llama
 from tests.tiny.mamba import write_mamba
-from tests.tiny.projector import write_audio_projector, write_grid_projector, write_image_projector
+from tests.tiny.projector import (
+    write_audio_projector,
+    write_grid_projector,
+    write_image_projector,
+    write_whole_projector,
+)
 
 __all__ = [
     "lora_deltas",
@@ -16,4 +21,5 @@ __all__ = [
     "write_llama",
     "write_lora",
     "write_mamba",
+    "write_whole_projector",
 ]

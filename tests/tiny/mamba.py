@@ -11,8 +11,11 @@ from tests.tiny.files import TinyFile, add_byte_vocabulary
 WIDTH, LAYERS, INNER, STATE, KERNEL, RANK = 32, 2, 64, 16, 4, 2
 
 
-def write_mamba(path: Path, *, context: int = 256, seed: int = 0) -> Path:
-    """A Mamba with a vocabulary of bytes and no chat template."""
+def write_mamba(path: Path, *, context: int = 256, seed: int = 0, decay: float = 1.0) -> Path:
+    """A Mamba with a vocabulary of bytes and no chat template.
+
+    With a `decay` of 1 it has forgotten a token after about 30 others; with less it remembers longer, by that factor.
+    """
     file = TinyFile(path, "mamba", seed=seed)
     writer = file.writer
     size = add_byte_vocabulary(file)
@@ -29,12 +32,12 @@ def write_mamba(path: Path, *, context: int = 256, seed: int = 0) -> Path:
     writer.add_layer_norm_rms_eps(1e-5)
     file.tensor("token_embd.weight", size, WIDTH)
     for index in range(LAYERS):
-        _add_layer(file, f"blk.{index}")
+        _add_layer(file, f"blk.{index}", decay)
     file.norm("output_norm", WIDTH)
     return file.save()
 
 
-def _add_layer(file: TinyFile, layer: str) -> None:
+def _add_layer(file: TinyFile, layer: str, decay: float) -> None:
     file.norm(f"{layer}.attn_norm", WIDTH)
     file.tensor(f"{layer}.ssm_in.weight", 2 * INNER, WIDTH)
     file.tensor(f"{layer}.ssm_conv1d.weight", INNER, KERNEL)
@@ -42,6 +45,6 @@ def _add_layer(file: TinyFile, layer: str) -> None:
     file.tensor(f"{layer}.ssm_x.weight", RANK + 2 * STATE, INNER)
     file.tensor(f"{layer}.ssm_dt.weight", INNER, RANK)
     file.tensor(f"{layer}.ssm_dt.bias", INNER)
-    file.values(f"{layer}.ssm_a", -np.tile(np.arange(1, STATE + 1), (INNER, 1)))  # decay: below zero
+    file.values(f"{layer}.ssm_a", -decay * np.tile(np.arange(1, STATE + 1), (INNER, 1)))  # below zero
     file.tensor(f"{layer}.ssm_d", INNER)
     file.tensor(f"{layer}.ssm_out.weight", WIDTH, INNER)

@@ -44,6 +44,24 @@ def write_grid_projector(path: Path, *, width: int = WIDTH, seed: int = 0) -> Pa
     return file.save()
 
 
+def write_whole_projector(path: Path, *, width: int = WIDTH, side: int = SIDE, seed: int = 0) -> Path:
+    """One of the Gemma 3 family: the vectors of an image must be computed in one piece, one for each 4 x 4 pixels.
+
+    Images are scaled to `side` x `side` pixels.
+    """
+    file = _start(path, "vision", "gemma3", width, seed)
+    _add_image_numbers(file, side)
+    file.writer.add_uint32("clip.vision.projector.scale_factor", 1)
+    file.tensor("v.patch_embd.weight", WIDTH, 3, PATCH, PATCH)
+    file.tensor("v.position_embd.weight", (side // PATCH) ** 2, WIDTH)
+    for index in range(LAYERS):
+        _add_layer(file, f"v.blk.{index}")
+    file.norm("v.post_ln", WIDTH, bias=True)
+    file.norm("mm.soft_emb_norm", WIDTH)
+    file.tensor("mm.input_projection.weight", WIDTH, width)
+    return file.save()
+
+
 def write_audio_projector(path: Path, *, width: int = WIDTH, seed: int = 0) -> Path:
     """An encoder of the Whisper family for a model of `width`; half a minute becomes `AUDIO_CELLS` vectors."""
     file = _start(path, "audio", "voxtral", width, seed)
@@ -81,8 +99,8 @@ def _start(path: Path, kind: str, projector: str, width: int, seed: int) -> Tiny
     return file
 
 
-def _add_image_numbers(file: TinyFile) -> None:
-    file.writer.add_uint32("clip.vision.image_size", SIDE)
+def _add_image_numbers(file: TinyFile, side: int = SIDE) -> None:
+    file.writer.add_uint32("clip.vision.image_size", side)
     file.writer.add_uint32("clip.vision.patch_size", PATCH)
     file.writer.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
     file.writer.add_array("clip.vision.image_std", [0.5, 0.5, 0.5])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-LEAST = 32  # prompt tokens of a step in any case, so that prompts get on
-GRAIN = 32  # sizes are multiples of this: kernels like round numbers, and measurements repeat
 UNHURRIED = 4.0  # target latencies that a step may take while nobody is streaming
 FADE = 0.7  # what a measurement still weighs when the next one comes
 
@@ -17,6 +15,9 @@ class Pacing:
     Args:
         target: seconds between two tokens of a stream that reading prompts may take.
         largest: tokens of the largest step.
+        grain: sizes are multiples of this, and at least this, so that prompts get on: kernels like round numbers, and
+            measurements repeat.
+        rate: seconds of a prompt token, where steps have about the size in use; ``None`` as long as that is unknown.
 
     Attributes:
         beside: prompt tokens of a step in which streams are running.
@@ -25,23 +26,29 @@ class Pacing:
 
     target: float
     largest: int
+    grain: int = 32
+    rate: float | None = None
     beside: int = field(init=False)
     alone: int = field(init=False)
-    _rate: float | None = None  # seconds of a prompt token, where the size of steps is near the one in use
 
     def __post_init__(self) -> None:
         self.beside = self.alone = self.largest
+        if self.rate is not None:
+            self._choose(self.rate)
 
     def took(self, tokens: int, seconds: float) -> None:
         """A step with `tokens` tokens, prompts mostly, took so long."""
-        if tokens < LEAST or seconds <= 0.0:
-            return
         rate = seconds / tokens
-        self._rate = rate if self._rate is None else self._rate * FADE + rate * (1 - FADE)
-        self.beside = self._size(self.target)
-        self.alone = self._size(self.target * UNHURRIED)
+        if tokens < self.grain or rate <= 0.0:
+            return
+        self.rate = rate if self.rate is None else self.rate * FADE + rate * (1 - FADE)
+        self._choose(self.rate)
 
-    def _size(self, seconds: float) -> int:
-        assert self._rate is not None
-        size = int(seconds / self._rate) // GRAIN * GRAIN
-        return min(self.largest, max(LEAST, size))
+    def _choose(self, rate: float) -> None:
+        self.beside = self._size(self.target / rate)
+        self.alone = self._size(self.target * UNHURRIED / rate)
+
+    def _size(self, tokens: float) -> int:
+        if tokens >= self.largest:
+            return self.largest
+        return min(self.largest, max(self.grain, int(tokens) // self.grain * self.grain))

@@ -487,7 +487,9 @@ def _unsaved_from(node: Node) -> int:
 
     Without them there would be a gap before it, and nobody could go on from there.
     """
-    while node.parent is not None and not node.saved and 0 < len(node.parent.tokens) - node.parent.saved < SAVE_AT_LEAST:
+    while (
+        node.parent is not None and not node.saved and 0 < len(node.parent.tokens) - node.parent.saved < SAVE_AT_LEAST
+    ):
         node = node.parent
     return node.start + node.saved
 

@@ -172,6 +172,7 @@ class Limits:
     Attributes:
         beside: tokens of prompts in a step while streams are running; `step` by default.
         apart: prompts and streams are computed in turns, not in one batch.
+        grain: tokens of prompts of which a step should have a multiple, or at least as many.
         kept: cells that sequences may hold on which nothing runs; ``None`` for as many as are not wanted otherwise.
             Every token attends to all cells, if only to find that most are not its own.
     """
@@ -182,6 +183,7 @@ class Limits:
     step: int
     beside: int = 0
     apart: bool = False
+    grain: int = 1
     kept: int | None = None
 
     def __post_init__(self) -> None:
@@ -434,12 +436,14 @@ class Scheduler:
         spans: list[tuple[Sequence, int]] = []
         for sequence in running:
             if not sequence.streaming and not sequence.restoring and budget > 0:
-                count = self._prompt_part(sequence, budget)
+                count = self._prompt_part(sequence, budget, self.limits.step - sum([n for _, n in spans]))
                 if sequence.blocks:
                     count = self._whole_part(sequence, count, alone=not spans)
                 if count:
                     spans.append((sequence, count))
                     budget -= count
+                if self.limits.apart and sum([n for _, n in spans]) >= self.limits.grain:
+                    break  # the next one would only make this one's first token wait
         return spans
 
     def _in_turn(self) -> list[Sequence]:
@@ -462,8 +466,14 @@ class Scheduler:
             squeezed.append((sequence, 1 + more))
         return squeezed
 
-    def _prompt_part(self, sequence: Sequence, budget: int) -> int:
+    def _prompt_part(self, sequence: Sequence, budget: int, most: int) -> int:
+        """About `budget` tokens of the prompt; never more than `most`, for which the step has room."""
         count = min(sequence.pending, budget)
+        if self.limits.apart and count < sequence.pending:
+            equal = -(
+                -sequence.pending // round(sequence.pending / budget)
+            )  # a small rest takes as long as a large one
+            count = min(-(-equal // self.limits.grain) * self.limits.grain, sequence.pending, most)
         if sequence.scoring and sequence.computed + count > (sequence.score_from or 0):
             count = min(count, SCORED_CHUNK)
         if not self.cache.cuttable:

@@ -15,8 +15,7 @@ from functools import partial
 from typing import Any
 
 from infs.chat.dialects import Dialect
-from infs.errors import Unsupported
-from infs.types import ImagePart, Message, Tool, ToolCall
+from infs.types import Message, Tool, ToolCall
 
 Rendered = dict[str, Any]
 """One message as a template sees it."""
@@ -66,15 +65,6 @@ def forms(conversation: Conversation) -> list[Form]:
         for null in (True, False)
         for objects in (True, False)
     ]
-
-
-def check_images(messages: Sequence[Message]) -> None:
-    """Raise `Unsupported` for the first message with an image."""
-    for index, message in enumerate(messages):
-        if isinstance(message.content, list) and any(isinstance(part, ImagePart) for part in message.content):
-            raise Unsupported(
-                f"Message {index} has an image, which this model cannot see.", param=f"messages[{index}].content"
-            )
 
 
 def tool_object(tool: Tool) -> Rendered:

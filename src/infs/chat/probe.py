@@ -7,17 +7,22 @@ from collections.abc import Sequence
 
 import msgspec
 
+from infs.chat.media import Media, Medium
 from infs.types import Message, Tool, ToolCall
 
 
 class Probe:
     """Messages and tools of the same shape as those given, with every text replaced by a stand-in.
 
+    Args:
+        media: the stand-ins in the messages that are there already; they stay.
+
     Attributes:
         messages, tools: to be rendered instead of the real ones.
     """
 
-    def __init__(self, messages: Sequence[Message], tools: Sequence[Tool]) -> None:
+    def __init__(self, messages: Sequence[Message], tools: Sequence[Tool], media: Media) -> None:
+        self._media = media
         self._count = 0
         self._ordered: list[str] = []
         self._anywhere: list[str] = []
@@ -44,11 +49,21 @@ class Probe:
     def _message(self, message: Message) -> Message:
         content = None
         if message.text.strip():
-            content = self._stand_in()
-            (self._anywhere if message.role == "system" else self._ordered).append(content)
-            self._broken += [f"'text': '{content}'", f'"text": "{content}"']
+            content = "".join(self._piece(piece, message.role) for piece in self._media.pieces(message.text))
         calls = [self._call(call) for call in message.tool_calls]
         return msgspec.structs.replace(message, content=content, tool_calls=calls)
+
+    def _piece(self, piece: str | Medium, role: str) -> str:
+        """A stand-in for a piece of a message. (Templates may put an image elsewhere within its message.)"""
+        if isinstance(piece, Medium):
+            self._anywhere.append(piece.stand_in)
+            return piece.stand_in
+        if not piece.strip():
+            return piece
+        text = self._stand_in()
+        (self._anywhere if role == "system" else self._ordered).append(text)
+        self._broken += [f"'text': '{text}'", f'"text": "{text}"']
+        return text
 
     def _call(self, call: ToolCall) -> ToolCall:
         name, key, value = self._stand_in(), self._stand_in(), self._stand_in()

@@ -25,7 +25,7 @@ from infs.types import (
 )
 
 MOST_STEPS = 21
-LONG = 32  # characters of an option from which on it is answered with a letter
+LONG = 32  # characters of an option above which it is answered with a letter
 
 
 @dataclass(frozen=True)

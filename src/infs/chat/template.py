@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from infs.chat.conversation import Conversation, candidates, check_images, convert
+from infs.chat.conversation import Conversation, candidates, convert
 from infs.chat.dialects import choose
+from infs.chat.media import Mark, Media, MediaKind, Write, find_marks, with_marks
 from infs.chat.probe import Probe
 from infs.chat.tools import check_tools, offered_tools
 from infs.errors import InfsError, InvalidRequest
@@ -45,7 +47,13 @@ class ChatTemplate:
 
             self._template = compile_template(source)
 
-    def render(self, request: ChatCompletionRequest, *, opened: bool = True) -> str:
+    @functools.cached_property
+    def marks(self) -> Mapping[MediaKind, Mark]:
+        """How it marks media; kinds that it does not know are missing."""
+        bare = ChatCompletionRequest(model="-", messages=[Message(role="user", content="-")])
+        return find_marks(lambda conversation: self._write(conversation, bare, True))
+
+    def render(self, request: ChatCompletionRequest, *, opened: bool = True, media: Media | None = None) -> str:
         """The prompt for `request`; unless `opened`, without what the template adds to open an answer.
 
         Where the template refuses or drops some of the messages, they are adapted to it step by step: system
@@ -53,35 +61,49 @@ class ChatTemplate:
         their calls written as text. The first step that keeps every text is taken; whether it does is tried with
         stand-ins for the texts, so that it depends on the shape of the conversation alone.
 
+        Args:
+            media: what stands in `request` for images and audio; the prompt has the same stand-ins, each once.
+
         Raises:
             InvalidRequest: the template takes these messages in no form (with its own words), tools or options
                 are wrong, or `continue_final_message` is set and the last message is not the assistant's.
-            Unsupported: a message has an image.
+            Unsupported: a message has an image, or audio.
         """
         _check(request)
+        media = media or Media(request)
         tools = offered_tools(request)
-        probe = Probe(request.messages, tools)
+        probe = Probe(request.messages, tools, media)
         failure: Exception | None = None
-        for adapt, form in candidates(convert(request.messages, tools), self.dialect):
-            try:
-                if probe.is_kept(self._write(adapt(convert(probe.messages, probe.tools, form)), request, opened)):
-                    return self._prompt(request, lambda real: adapt(convert(real, tools, form)), opened)  # noqa: B023
-            except InfsError:
-                raise
-            except Exception as error:  # a template may raise anything
-                failure = failure or error
+        for write in self._ways(request, opened, media):
+            for adapt, form in candidates(convert(request.messages, tools), self.dialect):
+                try:
+                    if probe.is_kept(write(adapt(convert(probe.messages, probe.tools, form)))):
+                        real = functools.partial(convert, tools=tools, form=form)
+                        return self._prompt(request, lambda messages: write(adapt(real(messages))), opened)  # noqa: B023
+                except InfsError:
+                    raise
+                except Exception as error:  # a template may raise anything
+                    failure = failure or error
         raise InvalidRequest(_refusal(failure), param="messages") from failure
 
-    def _prompt(
-        self, request: ChatCompletionRequest, adapt: Callable[[list[Message]], Conversation], opened: bool
-    ) -> str:
+    def _ways(self, request: ChatCompletionRequest, opened: bool, media: Media) -> list[Write]:
+        """The ways to have a conversation written: media marked by the template, if it can, or within the texts."""
+
+        def write(conversation: Conversation) -> str:
+            return self._write(conversation, request, opened)
+
+        if media.all and all(medium.kind in self.marks for medium in media.all):
+            return [with_marks(write, media, self.marks), write]
+        return [write]
+
+    def _prompt(self, request: ChatCompletionRequest, write: Callable[[list[Message]], str], opened: bool) -> str:
         messages = list(request.messages)
         if not (opened and request.continue_final_message):
-            return self._write(adapt(messages), request, opened)
+            return write(messages)
         # The prompt has to end where the message ends, whatever the template writes behind a message.
         marker = _marker(messages)
         messages[-1] = msgspec.structs.replace(messages[-1], content=messages[-1].text + marker)
-        prompt, found, _ = self._write(adapt(messages), request, opened).rpartition(marker)
+        prompt, found, _ = write(messages).rpartition(marker)
         if not found:
             raise ValueError("the message to be continued is not in the prompt as it is")
         return prompt
@@ -105,7 +127,6 @@ class ChatTemplate:
 
 
 def _check(request: ChatCompletionRequest) -> None:
-    check_images(request.messages)
     check_tools(request)
     for name in request.template_options:
         if name in RESERVED:

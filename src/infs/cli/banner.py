@@ -7,6 +7,8 @@ import json
 import shlex
 from typing import Any
 
+import msgspec
+
 from infs.config import Config, ModelConfig
 from infs.version import VERSION
 
@@ -24,12 +26,20 @@ def banner(url: str, config: Config, *, windows: bool = False) -> str:
         *_warnings(config),
     ]
     if config.models:
-        name, model = next(iter(config.models.items()))
-        keyed = bool(config.server.api_keys)
-        parts += ["\nTry it:\n", _indented(curl_request(url, name, model, keyed=keyed, windows=windows))]
-        parts += ["\nor in Python (pip install openai):\n", _indented(python_request(url, name, model, keyed=keyed))]
+        parts += _try_it(url, config, windows=windows)
     parts += ["\nCtrl-C stops it.\n"]
     return "\n".join(parts)
+
+
+def _try_it(url: str, config: Config, *, windows: bool) -> list[str]:
+    name, model = next(iter(config.models.items()))
+    if model.task == "rerank":
+        library = _indented(library_request(name, model, config.cache_path))
+        return ["\nThe HTTP API has no route for rerankers; in Python, without this server:\n", library]
+    keyed = bool(config.server.api_keys)
+    curl = _indented(curl_request(url, name, model, keyed=keyed, windows=windows))
+    python = _indented(python_request(url, name, model, keyed=keyed))
+    return ["\nTry it:\n", curl, "\nor in Python (pip install openai):\n", python]
 
 
 def _names(models: list[str]) -> str:
@@ -57,7 +67,7 @@ def _indented(text: str) -> str:
 
 
 def example(name: str, model: ModelConfig) -> tuple[str, dict[str, Any]]:
-    """The route and the body of a request that `model` can answer."""
+    """The route and the body of a request that `model`, which is no reranker, can answer."""
     if model.task == "embedding":
         return "embeddings", {"model": name, "input": "Hello"}
     if model.task == "text-completion":
@@ -90,3 +100,26 @@ def python_request(url: str, name: str, model: ModelConfig, *, keyed: bool) -> s
         f'from openai import OpenAI\n\nclient = OpenAI(base_url="{url}/v1"{key})\n'
         f"answer = client.{route.replace('/', '.')}.create(\n{values})\nprint({said[route]})"
     )
+
+
+def library_request(name: str, model: ModelConfig, cache_path: str | None) -> str:
+    """The same with the library, for a reranker."""
+    usual = msgspec.to_builtins(ModelConfig())
+    settings = {key: value for key, value in msgspec.to_builtins(model).items() if value != usual[key]}
+    where = "" if cache_path is None else f", cache_path={cache_path!r}"
+    return f"""import asyncio
+
+from infs import InferenceServer
+
+
+async def main():
+    async with InferenceServer({{{name!r}: {settings!r}}}{where}) as server:
+        result = await server.rerank(
+            model={name!r},
+            query={QUESTION!r},
+            documents=["Paris is the capital of France.", "Bread is made of flour."],
+        )
+        print(result.documents)
+
+
+asyncio.run(main())"""

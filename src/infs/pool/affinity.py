@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from infs.types import ChatCompletionRequest, Request, TextCompletionRequest
+from infs.types import ChatCompletionRequest, DecisionRequest, Request, TextCompletionRequest
 
 STEP = 512  # characters (or tokens) of a text between two keys
 MAX_KEYS = 512  # of a request
@@ -27,6 +27,10 @@ def keys(request: Request[Any]) -> list[bytes]:
         return _chain([head, *(msgspec.msgpack.encode(message) for message in request.messages)])[1:]
     if isinstance(request, TextCompletionRequest):
         return _chain(_pieces(request.prompt))
+    if isinstance(request, DecisionRequest):  # about a conversation, which may have been a chat here
+        head = msgspec.msgpack.encode(((), request.template_options))
+        about = [text for text in (request.instructions, request.input) if text]
+        return _chain([head, *map(msgspec.msgpack.encode, [*request.messages, *about])])[1:]
     return []
 
 

@@ -1,4 +1,4 @@
-"""Hands out places in instances: bounded queues, fairness between models, limits, idle time.
+"""Hands out places in instances: bounded queues, priorities, fairness between clients and models, limits, idle time.
 
 Everything happens on one event loop, in `_dispatch`, which is called whenever something changed: a request came,
 a place was given back, an instance got ready, ended or failed. A place is held by a lease, which is a context
@@ -23,6 +23,7 @@ from infs.engines.base import EngineSpec, ModelSetup
 from infs.errors import InfsError, LoadFailed, ModelNotFound, QueueFull, ServerClosed
 from infs.pool import affinity
 from infs.pool.instance import Instance
+from infs.pool.queue import Queue, Waiter, cost_of
 from infs.types import Progress, Request
 
 RESTART_DELAY = 1.0  # seconds before an instance that is always wanted is started again
@@ -37,22 +38,13 @@ class Files(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class Waiter:
-    """A request that waits for a place."""
-
-    chain: list[bytes]
-    future: asyncio.Future[Instance]
-    progress: Callable[[Progress], None]
-
-
-@dataclass(eq=False, slots=True)
 class ModelPool:
     """One model's instances and queue."""
 
     name: str
     config: ModelConfig
     spec: EngineSpec
-    waiters: deque[Waiter] = field(default_factory=deque)
+    waiters: Queue = field(default_factory=Queue)
     instances: list[Instance] = field(default_factory=list)
     last_progress: Progress | None = None
     last_error: str | None = None
@@ -67,10 +59,14 @@ class ModelPool:
         """Instances that will take requests."""
         return sum(instance.state == "starting" for instance in self.instances)
 
-    def best(self, chain: list[bytes]) -> Instance | None:
-        """The instance with a free place that knows most of the request, then the one with the least to do."""
-        free = [instance for instance in self.instances if instance.free > 0]
-        return max(free, key=lambda i: (i.memory.depth(chain), -i.taken), default=None)
+    @property
+    def free(self) -> list[Instance]:
+        """Instances with a free place."""
+        return [instance for instance in self.instances if instance.free > 0]
+
+    def best(self, chain: list[bytes]) -> Instance:
+        """Of those with a free place, the one that knows most of the request, then the one with the least to do."""
+        return max(self.free, key=lambda i: (i.memory.depth(chain), -i.taken))
 
     @property
     def full(self) -> bool:
@@ -133,7 +129,7 @@ class Pool:
             ModelNotFound, QueueFull, ServerClosed, and whatever keeps the model from being loaded.
         """
         chain = affinity.keys(request)
-        instance = await self._acquire(self._find(request.model), chain, progress)
+        instance = await self._acquire(self._find(request.model), request, chain, progress)
         instance.memory.add(chain)
         try:
             yield instance
@@ -151,15 +147,14 @@ class Pool:
             raise ModelNotFound(f"There is no model {name!r}. There are: {known}.", param="model")
         return model
 
-    async def _acquire(self, model: ModelPool, chain: list[bytes], progress: Callable[[Progress], None]) -> Instance:
+    async def _acquire(
+        self, model: ModelPool, request: Request[Any], chain: list[bytes], progress: Callable[[Progress], None]
+    ) -> Instance:
         if self._closed:
             raise ServerClosed("The server is shutting down.", retry_after=5.0)
-        if model.full:
-            raise QueueFull(
-                f"{len(model.waiters)} requests wait for {model.name!r} already; try again later.", retry_after=1.0
-            )
-        waiter = Waiter(chain, asyncio.get_running_loop().create_future(), progress)
-        model.waiters.append(waiter)
+        future = asyncio.get_running_loop().create_future()
+        waiter = Waiter(request.priority, request.client, cost_of(request), chain, future, progress)
+        self._enqueue(model, waiter)
         self._dispatch()
         try:
             return await waiter.future
@@ -170,6 +165,21 @@ class Pool:
                 self._release(waiter.future.result())  # given in the moment of the cancellation
             raise
 
+    def _enqueue(self, model: ModelPool, waiter: Waiter) -> None:
+        """Have `waiter` wait. Where there is no room for one more, the one that all others go before is refused."""
+        full = model.full
+        model.waiters.add(waiter)
+        if full:
+            last = model.waiters.last
+            model.waiters.remove(last)
+            _end(
+                last,
+                QueueFull(
+                    f"{len(model.waiters)} requests wait for {model.name!r} and go before this one; try again later.",
+                    retry_after=1.0,
+                ),
+            )
+
     def _release(self, instance: Instance) -> None:
         instance.taken -= 1
         instance.served += 1
@@ -179,29 +189,33 @@ class Pool:
     # --- who gets a place
 
     def _dispatch(self) -> None:
-        """Give places to those who wait, one model after the other, and start what is missing."""
+        """Give places to those who wait, in the order of their turns, and start what is missing."""
         if self._closed:
             return
-        while sum(self._give(model) for model in list(self._rotation)):
-            pass
+        while (model := self._next()) is not None:
+            self._give(model)
         for model in self._models.values():
             self._grow(model)
             self._watch_idle(model)
 
-    def _give(self, model: ModelPool) -> bool:
-        if not model.waiters or (self._concurrency is not None and self.running >= self._concurrency):
-            return False
-        instance = model.best(model.waiters[0].chain)
-        if instance is None:
-            return False
-        waiter = model.waiters.popleft()
-        if waiter.future.done():  # cancelled, and about to notice
-            return True
+    def _next(self) -> ModelPool | None:
+        """The model whose first waiter gets a place now: by priority, then in rotation."""
+        if self._concurrency is not None and self.running >= self._concurrency:
+            return None
+        able = [m for m in self._rotation if m.waiters and m.free]
+        return min(able, key=lambda model: model.waiters.first.priority, default=None)
+
+    def _give(self, model: ModelPool) -> None:
+        """A place for the model's first waiter; there must be one, and one who waits."""
+        if model.waiters.first.future.done():  # cancelled, and about to notice
+            model.waiters.remove(model.waiters.first)
+            return
+        waiter = model.waiters.take()
+        instance = model.best(waiter.chain)
         self._take(instance)
         waiter.future.set_result(instance)
         self._rotation.remove(model)  # the others come first now
         self._rotation.append(model)
-        return True
 
     def _take(self, instance: Instance) -> None:
         instance.taken += 1
@@ -263,10 +277,8 @@ class Pool:
         self._log.error("%s", error)
         if model.ready or model.starting:
             return
-        while model.waiters:
-            waiter = model.waiters.popleft()
-            if not waiter.future.done():
-                waiter.future.set_exception(InfsError.from_failure(error.to_failure()))
+        for waiter in model.waiters.clear():
+            _end(waiter, InfsError.from_failure(error.to_failure()))
 
     def _watch_idle(self, model: ModelPool) -> None:
         """Instances that nobody has a place in go after `ttl`."""
@@ -339,7 +351,8 @@ class Pool:
         for timer in self._timers:
             timer.cancel()
         for model in self._models.values():
-            self._end_waiters(model)
+            for waiter in model.waiters.clear():
+                _end(waiter, ServerClosed("The server is shutting down.", retry_after=5.0))
         closing = [
             self._close_instance(instance)
             for model in self._models.values()
@@ -349,12 +362,6 @@ class Pool:
         for task in self._loading:
             task.cancel()
         await asyncio.gather(*closing, *self._tasks, return_exceptions=True)
-
-    def _end_waiters(self, model: ModelPool) -> None:
-        while model.waiters:
-            waiter = model.waiters.popleft()
-            if not waiter.future.done():
-                waiter.future.set_exception(ServerClosed("The server is shutting down.", retry_after=5.0))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -391,3 +398,9 @@ class Pool:
             else {"stage": progress.stage, "done": progress.done, "total": progress.total, "unit": progress.unit},
             "last_error": model.last_error,
         }
+
+
+def _end(waiter: Waiter, error: InfsError) -> None:
+    """`waiter` gets no place, unless it was cancelled and waits for none any more."""
+    if not waiter.future.done():
+        waiter.future.set_exception(error)

@@ -85,14 +85,15 @@ class Costs:
     def worth(self, pieces: Sequence[Piece]) -> int:
         """How many of `pieces`, in the order of `Tiers.find`, to restore: those that save the most time; 0 for none.
 
-        Where something was not measured yet, that is all up to there, and once in a while a tier that was rejected
-        is tried, so that it gets another chance: call it once for each decision.
+        What was not measured yet is taken to be worth it: that is how it is measured. Once in a while a tier that was
+        rejected is tried, so that it gets another chance: call it once for each decision.
         """
         best, best_saved, saved = 0, 0.0, 0.0
         for i, piece in enumerate(pieces):
             computing, restoring = self.computing(piece.end - piece.start), self.restoring(piece)
             if computing is None or restoring is None:
-                return i + 1
+                best, best_saved = i + 1, saved
+                continue
             saved += computing - restoring
             if saved > best_saved:
                 best, best_saved = i + 1, saved

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 import msgspec
 
-from infs.batching.base import Chunk, Remove
 from infs.batching.memory import ColdMemory
-from infs.batching.pacing import LEAST, Pacing
+from infs.batching.pacing import Pacing
 from infs.batching.prefix import PrefixCache
 from infs.batching.scheduler import ContextCache, Limits, Nothing, Scheduler
 from infs.batching.speculation import Speculator
@@ -27,11 +26,16 @@ from infs.engines.llama_cpp.draft import DraftModel
 from infs.engines.llama_cpp.draft_loading import load_draft
 from infs.engines.llama_cpp.fingerprint import fingerprint
 from infs.engines.llama_cpp.generation import Generator, Posted
+from infs.engines.llama_cpp.kernels import tile
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog, offloads
 from infs.engines.llama_cpp.options import LlamaOptions
+from infs.engines.llama_cpp.speeds import KnownSpeed, measure
 from infs.errors import LoadFailed
 from infs.store.source import parse_file
+
+if TYPE_CHECKING:
+    from infs.engines.llama_cpp.media import Projector
 
 MOST_CELLS = 2**31 - 1
 USUAL_LENGTH = 2048  # tokens of a sequence, for the size of the cache
@@ -40,6 +44,7 @@ SPARE_STATES = 8  # the same where each takes a whole state
 MAX_SEQUENCES = 255  # of llama.cpp, less the one through which cells come and go
 KEPT_CELLS = 2048  # of conversations on which nothing runs, where they can be had back from memory
 LARGEST_STEP = 512  # tokens, where the size of steps is measured
+LEAST = 32  # the same of the smallest
 LAST_WORDS = 10.0  # seconds that writing down what is cached may take when a model is unloaded
 
 
@@ -52,15 +57,22 @@ class Machine:
     memory: ColdMemory | None
     draft: DraftModel | None
     adapters: Adapters
+    projector: Projector | None = None
+    pacing: Pacing | None = None
+    speed: KnownSpeed | None = None
 
     def close(self) -> None:
         """End everything, and write down what is cached."""
         self.generator.close()
+        if self.pacing is not None and self.speed is not None:
+            self.speed.write(self.pacing.rate)
         if self.memory is not None:
             self.memory.close(LAST_WORDS)
         if self.draft is not None:
             self.draft.close()
         self.decoder.close()
+        if self.projector is not None:
+            self.projector.close()
 
     def counts(self) -> dict[str, Any]:
         """What was done so far, as plain data."""
@@ -120,7 +132,6 @@ class Builder:
         spare = SPARE_SEQUENCES if model.cuttable else SPARE_STATES
         sequences = min(MAX_SEQUENCES, config.max_sequences + spare + bool(pinned))
         batch = max(options.batch_tokens or LARGEST_STEP, config.max_sequences)
-        adapters = Adapters(model, options, self._native, self._locate)
         decoder = LlamaDecoder(
             model,
             config.device,
@@ -129,10 +140,12 @@ class Builder:
             cells=max(self._cells(pinned), sequences + 1),
             sequences=sequences,
             batch=batch,
-            adapters=adapters,
+            adapters=self.adapters,
+            projector=self.projector,
         )
         batch = decoder.batch
-        pacing = None if options.batch_tokens else measured_pacing(decoder, options.target_latency, batch)
+        speed = self._speed()
+        pacing = None if options.batch_tokens else self._pacing(decoder, batch, speed.read())
         memory = self._memory()
         draft = self._draft(decoder)
         scheduler = self._scheduler(decoder, memory, sequences, batch, pacing)
@@ -142,14 +155,38 @@ class Builder:
             scheduler,
             context=self._context,
             wake=wake,
-            adapters=adapters,
+            adapters=self.adapters,
             memory=memory,
             guesser=self._guesser(draft),
             pacing=pacing,
+            projector=self.projector,
         )
         if start:
             generator.loop.start()
-        return Machine(generator, decoder, memory, draft, adapters)
+        return Machine(generator, decoder, memory, draft, self.adapters, self.projector, pacing, speed)
+
+    @functools.cached_property
+    def adapters(self) -> Adapters:
+        """What changes the model, for all of its contexts, loaded when it is first asked for.
+
+        Raises:
+            LoadFailed: a file is not there, not of its kind, or made for another model.
+        """
+        return Adapters(self._model, self._options, self._native, self._locate)
+
+    @functools.cached_property
+    def projector(self) -> Projector | None:
+        """What reads images and audio, if it is configured, loaded when it is first asked for. The machine closes it.
+
+        Raises:
+            LoadFailed: the file is no projector, or one for another model.
+        """
+        if self._options.projector is None:
+            return None
+        from infs.engines.llama_cpp.media import Projector
+
+        path = self._locate(self._options.projector, "options.projector")
+        return Projector(self._model, path, self._config.device, self._options, self._native)
 
     def _scheduler(
         self, decoder: LlamaDecoder, memory: ColdMemory | None, sequences: int, batch: int, pacing: Pacing | None
@@ -164,11 +201,24 @@ class Builder:
             beside=beside,
             # The CPU's kernels have one way for single tokens and another for many, and are slow for both at once.
             apart=not offloads(self._config.device),
+            grain=tile(self._config.device, self._options),
             kept=None if memory is None else KEPT_CELLS,
         )
         kind: type[PrefixCache | StateCache] = PrefixCache if self._model.cuttable else StateCache
         cache: ContextCache = kind(sequences, saves=memory is not None)  # type: ignore[assignment]
         return Scheduler(limits, cache, memory or Nothing())
+
+    def _pacing(self, decoder: LlamaDecoder, largest: int, rate: float | None) -> Pacing:
+        grain = max(LEAST, tile(self._config.device, self._options))
+        pacing = Pacing(self._options.target_latency, largest, grain, rate)
+        if rate is None:
+            measure(decoder, pacing)
+        return pacing
+
+    def _speed(self) -> KnownSpeed:
+        what = [self.identity(), msgspec.to_builtins(self._config.device), self._options.batch_tokens]
+        folder = None if self._cache is None else self._cache / "speeds"
+        return KnownSpeed(folder, msgspec.json.encode(what, order="sorted").decode())
 
     def _locate(self, text: str, key: str) -> Path:
         """Where a file of the configuration is."""
@@ -199,6 +249,8 @@ class Builder:
         on_disk = options.disk_cache > 0 and self._cache is not None
         if not (options.host_cache or on_disk):
             return None
+        if self.projector is not None and self.projector.mrope:
+            return None  # cells that were written down have one position each
         disk = DiskCache(self._cache / "contexts", options.disk_cache) if on_disk and self._cache else None
         return ColdMemory(Tiers(host_bytes=options.host_cache, disk=disk), f"{self.identity()} ")
 
@@ -214,6 +266,7 @@ class Builder:
             "flash_attention": options.flash_attention,
             "rope": msgspec.to_builtins(options.rope),
             "lora": {name: self._file_identity(lora.file, name) for name, lora in options.lora.items()},
+            "projector": options.projector and self._file_identity(options.projector, "options.projector"),
             "control": [
                 [self._file_identity(vector.file, "control_vectors"), msgspec.to_builtins(vector)]
                 for vector in options.control_vectors
@@ -249,32 +302,3 @@ class Builder:
         if speculation.mode == "off" or not self._model.cuttable:
             return None
         return Speculator(mode=speculation.mode, most=speculation.most, match=speculation.match, draft=draft)
-
-
-def measured_pacing(
-    decoder: LlamaDecoder, target: float, largest: int, clock: Callable[[], float] = time.perf_counter
-) -> Pacing:
-    """How large steps may be, by steps that are taken for this: small ones first, and larger ones while they are fast.
-
-    Args:
-        target: seconds between two tokens of a stream that reading prompts may take.
-    """
-    pacing = Pacing(target, largest)
-    size, seconds = min(LEAST, largest), 0.0
-    _timed(decoder, 1, clock)  # whatever happens once
-    while size <= largest and seconds < target / 4:
-        seconds = _timed(decoder, size, clock)
-        pacing.took(size, seconds)
-        size *= 2
-    decoder.clear()
-    return pacing
-
-
-def _timed(decoder: LlamaDecoder, tokens: int, clock: Callable[[], float]) -> float:
-    begin = clock()
-    (row,) = decoder.decode([Chunk(seq=0, start=0, tokens=[0] * tokens, logits=1)])
-    decoder.scores(row)  # which waits for it
-    seconds = clock() - begin
-    decoder.apply([Remove(0, 0)])
-    return seconds
-

@@ -19,21 +19,19 @@ from infs.errors import GenerationFailed, InvalidRequest
 MOST_FORCED = 256  # tokens that are appended at once
 
 
-def grammar_tokenizer(model: LlamaModel) -> llguidance.LLTokenizer:
-    """The vocabulary as llguidance wants it. Takes up to a second; make one for each model.
+def grammar_tokenizer(model: LlamaModel, ends: frozenset[int]) -> llguidance.LLTokenizer:
+    """The vocabulary as llguidance wants it. Takes up to a second; make one for each model, and set of `ends`.
 
-    Only control tokens are special to a grammar. A token that the model's makers added for a text, such as
-    ``<tool_call>``, is that text: so a grammar for tool calls lets the model use the token it was trained with.
+    Only control tokens, and those that end the output, are special to a grammar. A token that the model's makers
+    added for a text, such as ``<tool_call>``, is that text: so a grammar for tool calls lets the model use the token
+    it was trained with.
     """
     control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
-    tokens = [
-        (b"\xff" if llama_cpp.llama_vocab_get_attr(model.vocab, token) & control else b"")
-        + model.piece(token, special=True)
-        for token in range(model.size)
-    ]
+    special = {t for t in range(model.size) if llama_cpp.llama_vocab_get_attr(model.vocab, t) & control} | ends
+    tokens = [(b"\xff" if token in special else b"") + model.piece(token, special=True) for token in range(model.size)]
     tokenize = ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
     return llguidance.LLTokenizer.from_llamacpp(
-        tokens=tokens, vocab_ptr=model.vocab, tokenize_fptr=tokenize, eos_token=model.end_tokens or None
+        tokens=tokens, vocab_ptr=model.vocab, tokenize_fptr=tokenize, eos_token=sorted(ends) or None
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 import numpy as np
@@ -14,12 +14,19 @@ from infs.batching.base import CacheOp, Chunk, Copy, Remove
 from infs.config import DeviceConfig
 from infs.engines.llama_cpp.adapters import Adapters
 from infs.engines.llama_cpp.contexts import context_params, new_context
+from infs.engines.llama_cpp.kernels import PADDED, tile
+from infs.engines.llama_cpp.media_cells import MediaCells
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
 from infs.errors import GenerationFailed
 
+if TYPE_CHECKING:
+    from infs.engines.llama_cpp.media import Projector
+
 ADDRESS = np.uintp
+UBATCH = 512  # tokens that are computed in one piece
+UBATCH_OF_IMAGES = 2048  # the same where that must be a whole image
 
 
 class Batch:
@@ -93,10 +100,13 @@ class LlamaDecoder:
         sequences: number of sequence ids.
         batch: tokens of the largest step.
         adapters: what `select` chooses among.
+        projector: reads the media that tokens stand in for.
 
     Attributes:
         batch: tokens of the largest step that it can do.
         movable: cells can be moved to other positions.
+        piece: tokens that are computed in one piece, at most.
+        media: what computes media, for a model that reads any.
 
     Raises:
         LoadFailed: the cache does not fit into memory.
@@ -113,21 +123,29 @@ class LlamaDecoder:
         sequences: int,
         batch: int,
         adapters: Adapters | None = None,
+        projector: Projector | None = None,
     ) -> None:
         params = context_params(device, options)
-        params.n_ctx = max(cells, sequences + 1)  # llama.cpp wants as many
+        self._padded = tile(device, options) if model.cuttable and projector is None else 1
+        spare = self._padded - 1
+        params.n_ctx = max(cells, sequences + 1) + spare  # llama.cpp wants as many as there are sequences
         params.n_batch = max(batch, sequences + 1)  # it plans for one token of each sequence at least
-        params.n_ubatch = min(512, params.n_batch)
+        params.n_ubatch = min(UBATCH, params.n_batch)
+        if projector is not None and projector.non_causal:
+            params.n_batch = params.n_ubatch = max(params.n_batch, UBATCH_OF_IMAGES)
         params.n_seq_max = sequences + 1
         params.kv_unified = True
         self.context = new_context(model, params, log)
         self.model = model
-        self.cells = int(llama_cpp.llama_n_ctx(self.context))
+        self.cells = int(llama_cpp.llama_n_ctx(self.context)) - spare
         self.sequences = sequences
         self.batch = min(batch, int(llama_cpp.llama_n_batch(self.context)))  # llama.cpp cuts it for short contexts
         self._memory = llama_cpp.llama_get_memory(self.context)
         self.movable = bool(llama_cpp.llama_memory_can_shift(self._memory))
         self._batch = Batch(self.batch)
+        self.piece = int(llama_cpp.llama_n_ubatch(self.context))
+        self.media = None if projector is None else MediaCells(projector, self.context, self._compute)
+        self._translates = projector is not None and projector.mrope
         self._passage = sequences  # a sequence id through which cells come and go
         self._adapters = adapters
         if adapters is not None:
@@ -135,6 +153,8 @@ class LlamaDecoder:
 
     def apply(self, ops: Sequence[CacheOp]) -> None:
         memory = self._memory
+        if self._translates and self.media is not None:
+            ops = [self.media.translate(op) for op in ops]
         for op in ops:
             if isinstance(op, Remove):
                 llama_cpp.llama_memory_seq_rm(memory, op.seq, op.start, op.end)
@@ -150,9 +170,26 @@ class LlamaDecoder:
             self._adapters.apply(self.context, self._adapters.key() if group is None else group)  # type: ignore[arg-type]
 
     def decode(self, chunks: Sequence[Chunk]) -> list[int]:
-        rows = self._batch.fill(chunks)
-        self._batch.compute(self.context)
+        return self._compute(chunks) if self.media is None else self._with_media(self.media, chunks)
+
+    def _compute(self, chunks: Sequence[Chunk]) -> list[int]:
+        missing = self._padded - sum([len(chunk.tokens) for chunk in chunks])
+        if not 0 < missing <= self._padded - PADDED:
+            rows = self._batch.fill(chunks)
+            self._batch.compute(self.context)
+            return rows
+        *rows, _ = self._batch.fill([*chunks, Chunk(self._passage, 0, [0] * missing, 0)])
+        try:
+            self._batch.compute(self.context)
+        finally:
+            llama_cpp.llama_memory_seq_rm(self._memory, self._passage, -1, -1)
         return rows
+
+    def _with_media(self, media: MediaCells, chunks: Sequence[Chunk]) -> list[int]:
+        left = media.lead(chunks)
+        texts = [chunk for chunk in left if chunk.tokens]
+        rows = iter(self._compute(texts) if texts else [])
+        return [next(rows) if chunk.tokens else 0 for chunk in left]
 
     def save(self, seq: int, start: int, end: int) -> bytes:
         if not self.model.cuttable:
@@ -170,17 +207,21 @@ class LlamaDecoder:
         return buffer[:written].tobytes()
 
     def restore(self, seq: int, data: bytes | bytearray, start: int, end: int) -> bool:
-        buffer = np.frombuffer(data, np.uint8)
-        target = self._passage if self.model.cuttable else seq
-        read = llama_cpp.llama_state_seq_set_data(self.context, _pointer(buffer, ctypes.c_uint8), len(data), target)
-        if self.model.cuttable:
-            if read:
-                llama_cpp.llama_memory_seq_cp(self._memory, self._passage, seq, start, end)
-            llama_cpp.llama_memory_seq_rm(self._memory, self._passage, -1, -1)
+        buffer, passage = np.frombuffer(data, np.uint8), self._passage
+        # Not into `seq` itself, which would lose what it has if llama.cpp cannot read the data.
+        read = llama_cpp.llama_state_seq_set_data(self.context, _pointer(buffer, ctypes.c_uint8), len(data), passage)
+        if read and not self.model.cuttable:
+            start, end = -1, -1
+            llama_cpp.llama_memory_seq_rm(self._memory, seq, -1, -1)
+        if read:
+            llama_cpp.llama_memory_seq_cp(self._memory, passage, seq, start, end)
+        llama_cpp.llama_memory_seq_rm(self._memory, passage, -1, -1)
         return bool(read)
 
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, True)
+        if self.media is not None:
+            self.media.positions.clear()
 
     def scores(self, row: int) -> NDArray[np.float32]:
         """The scores of the whole vocabulary in `row`, as a view that the next `decode` overwrites."""

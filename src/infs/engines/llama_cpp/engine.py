@@ -6,8 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infs.chat.constraints import check_grammars
 from infs.config import ModelConfig, convert
@@ -25,6 +24,9 @@ from infs.engines.llama_cpp.running import pin, run, waker
 from infs.errors import LoadFailed, RequestError, Unsupported
 from infs.types import DecisionRequest, EmbeddingRequest, Event, Progress, Request, RerankRequest
 
+if TYPE_CHECKING:
+    from infs.engines.llama_cpp.media import MediaChunk, Projector
+
 MIN_CONTEXT = 4
 MAX_CONTEXT = 8192  # by default: a model trained for a million tokens should not take all memory for them
 
@@ -36,6 +38,7 @@ class LlamaEngine:
         self._log = logging.getLogger("infs.engine.llama_cpp")
         self._native = NativeLog(self._log)
         self._model: LlamaModel | None = None
+        self._builder: Builder | None = None
         self._machine: Machine | None = None
         self._prompts: Prompts | None = None
         self._embedder: Embedder | None = None
@@ -58,17 +61,20 @@ class LlamaEngine:
         )
         self._context = setup.config.context_size or min(model.trained_context, MAX_CONTEXT)
         self._check(model)
+        self._builder = builder = Builder(
+            model, self._config, self._options, self._native, context=self._context, cache=setup.cache
+        )
         notes = self._notes(model)
         tasks = self._tasks(model)
         if "chat-completion" in tasks:
-            notes += await self._load_generator(model, setup.cache)
+            notes += await self._load_generator(model, builder)
         else:
             await self._get_embedder()
         return ModelInfo(
             tasks=tasks,
             max_sequences=setup.config.max_sequences,
             context_size=self._context,
-            details=model.details(),
+            details={**model.details(), **self._senses()},
             notes=notes,
         )
 
@@ -83,8 +89,13 @@ class LlamaEngine:
             raise LoadFailed("options.pooling is rank, but the model is no reranker.", param="options.pooling")
         if "chat-completion" in self._tasks(model):
             return
-        for name in ("preload", "chat_template"):
-            if getattr(self._config, name) is not None:
+        settings = {
+            "preload": self._config.preload,
+            "chat_template": self._config.chat_template,
+            "options.projector": self._options.projector,
+        }
+        for name, value in settings.items():
+            if value is not None:
                 raise LoadFailed(f"{name} is for models that generate text; this one makes embeddings.", param=name)
 
     def _tasks(self, model: LlamaModel) -> list[str]:
@@ -110,16 +121,16 @@ class LlamaEngine:
             return []
         return [f"context_size is {self._context}, but the model was trained for {model.usable_context} tokens."]
 
-    async def _load_generator(self, model: LlamaModel, cache: Path | None) -> list[str]:
+    async def _load_generator(self, model: LlamaModel, builder: Builder) -> list[str]:
         config = self._config
         await asyncio.to_thread(check_grammars, config.grammars)
-        self._prompts = prompts = Prompts(model, config, context=self._context)
-        pinned = await asyncio.to_thread(self._pinned, prompts)
-        builder = Builder(model, config, self._options, self._native, context=self._context, cache=cache)
+        projector = await asyncio.to_thread(lambda: builder.projector)
+        self._prompts = prompts = Prompts(model, config, context=self._context, projector=projector)
+        pinned, media = await asyncio.to_thread(self._pinned, prompts)
         wake = waker()
         self._machine = machine = await asyncio.to_thread(lambda: builder.build(wake, pinned=len(pinned)))
         if pinned:
-            await pin(machine.generator, pinned)
+            await pin(machine.generator, pinned, media)
         notes = []
         if prompts.template.plain:
             notes.append("The model has no chat template; messages are written as plain 'role: content' lines.")
@@ -130,15 +141,20 @@ class LlamaEngine:
             )
         for note in notes:
             self._log.warning("%s", note)
-        return notes
+        return [*notes, *_abilities(projector)]
 
-    def _pinned(self, prompts: Prompts) -> list[int]:
-        """The tokens to be preloaded, with room for at least one more and an answer to it."""
+    def _senses(self) -> dict[str, bool]:
+        """Whether it sees, and hears, for a model that does either."""
+        projector = self._machine.projector if self._machine is not None else None
+        return {"vision": projector.vision, "audio": projector.audio} if projector is not None else {}
+
+    def _pinned(self, prompts: Prompts) -> tuple[list[int], tuple[MediaChunk, ...]]:
+        """The tokens to be preloaded, with room for at least one more and an answer to it; and their media."""
         preload = self._config.preload
         if preload is None:
-            return []
+            return [], ()
         try:
-            tokens = prompts.preload(preload) if preload.prefix or preload.messages else []
+            tokens, media = prompts.preload(preload) if preload.prefix or preload.messages else ([], ())
         except RequestError as error:
             raise LoadFailed(f"preload cannot be used. {error.message}", param="preload") from error
         if not tokens or len(tokens) > self._context - 2:
@@ -147,22 +163,25 @@ class LlamaEngine:
                 "and two more for a request and its answer.",
                 param="preload",
             )
-        return tokens
+        if tokens[-1] < 0:
+            raise LoadFailed("preload must not end in an image or audio: put some text behind it.", param="preload")
+        return tokens, media
 
     async def _get_embedder(self) -> Embedder:
         async with self._embedder_lock:
             if self._embedder is None:
-                model = self._loaded()
-                # No longer than the model was trained for: a longer text would only be embedded badly.
-                context = min(self._context, model.usable_context)
-                self._embedder = await asyncio.to_thread(
-                    lambda: Embedder(model, self._config.device, self._options, self._native, context=context)
-                )
+                self._embedder = await asyncio.to_thread(self._make_embedder)
             return self._embedder
 
-    def _loaded(self) -> LlamaModel:
-        assert self._model is not None, "load comes first"
-        return self._model
+    def _make_embedder(self) -> Embedder:
+        model, builder = self._model, self._builder
+        assert model is not None, "load comes first"
+        assert builder is not None
+        # No longer than the model was trained for: a longer text would only be embedded badly.
+        context = min(self._context, model.usable_context)
+        return Embedder(
+            model, self._config.device, self._options, self._native, context=context, adapters=builder.adapters
+        )
 
     # --- running
 
@@ -199,7 +218,18 @@ class LlamaEngine:
         for part in (self._machine, self._embedder, self._model):
             if part is not None:
                 part.close()
-        self._machine = self._embedder = self._model = None
+        self._machine = self._embedder = self._model = self._builder = None
+
+
+def _abilities(projector: Projector | None) -> list[str]:
+    """What is special about a model with this projector."""
+    if projector is None:
+        return []
+    kinds = " and ".join("images" if kind == "image" else kind for kind in sorted(projector.kinds, reverse=True))
+    notes = [f"The model reads {kinds}."]
+    if projector.mrope:
+        notes.append("Its images have positions of several dimensions, so no context is kept beside the live cells.")
+    return notes
 
 
 class _Percent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llguidance
 
@@ -27,6 +27,9 @@ from infs.engines.llama_cpp.reasoning import ReasoningBudget
 from infs.engines.llama_cpp.sampling import Sampler, Sampling
 from infs.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from infs.types import UNSET
+
+if TYPE_CHECKING:
+    from infs.engines.llama_cpp.media import MediaChunk, Projector
 
 Deliver = Callable[[Piece], None]
 """Takes the news of one request."""
@@ -52,6 +55,7 @@ class Prompt:
         thinking: the marks of reasoning, for its budget; `thought`: the prompt has opened it.
         priority, client: whose turn it is.
         processors: change scores before a token is chosen.
+        media: what some of the tokens stand in for.
     """
 
     tokens: list[int]
@@ -68,6 +72,7 @@ class Prompt:
     priority: int = 0
     client: str = ""
     processors: Sequence[Processor] = ()
+    media: tuple[MediaChunk, ...] = ()
 
     @property
     def choices(self) -> int:
@@ -95,6 +100,7 @@ class Generator:
         context: tokens of the longest sequence.
         wake: takes the news of a step, on the loop's thread, once for each step that brought any.
         memory: where the context of conversations is kept beside the cells.
+        projector: reads the media of prompts.
     """
 
     def __init__(
@@ -109,17 +115,19 @@ class Generator:
         memory: ColdMemory | None = None,
         guesser: Speculator | None = None,
         pacing: Pacing | None = None,
+        projector: Projector | None = None,
     ) -> None:
         self.model = model
         self.decoder = decoder
         self.context = context
         self.memory = memory
         self._adapters = adapters
+        self._projector = projector
         self._ends = frozenset(model.end_tokens)
         self._wake = wake
         self._posted: Posted = []
         self._masks = Masks()
-        self._grammar_tokenizer: llguidance.LLTokenizer | None = None
+        self._grammar_tokenizers: dict[frozenset[int], llguidance.LLTokenizer] = {}
         self._lock = threading.Lock()
         self.loop = Loop(
             decoder,
@@ -147,10 +155,11 @@ class Generator:
             )
         lora = self._adapters.key(prompt.options.get("lora", UNSET)) if self._adapters is not None else ()
         reuse = int(prompt.options.get("cache_reuse", 0))
+        media = self._media(prompt)
         sequences = [
             Running(
                 tokens=list(tokens),
-                output=self._output(prompt, deliver, index, tokens),
+                output=self._output(prompt, deliver, index, tokens, media),
                 max_new=self._max_new(prompt),
                 shift=shift,
                 score_from=0 if prompt.score else None,
@@ -161,15 +170,17 @@ class Generator:
                 group=lora,
                 reuse=reuse,
                 speculate=prompt.options.get("speculation", "auto") != "off",
+                blocks=bool(media),
             )
             for index in range(prompt.candidates)
         ]
         self._prefetch(sequences[0])
+        self._encode(sequences[0], media)
         return sequences
 
-    def pinned(self, tokens: list[int], deliver: Deliver) -> Running:
+    def pinned(self, tokens: list[int], deliver: Deliver, media: tuple[MediaChunk, ...] = ()) -> Running:
         """A sequence that computes `tokens`, which are kept in the cache for good."""
-        (sequence,) = self.sequences(Prompt(tokens, {"max_tokens": 0}), deliver)
+        (sequence,) = self.sequences(Prompt(tokens, {"max_tokens": 0}, media=media), deliver)
         sequence.pin = True
         return sequence
 
@@ -197,8 +208,12 @@ class Generator:
         endless = prompt.options.get("context_overflow", "refuse") == "shift" and limit is None
         return self.context if endless else limit
 
-    def _output(self, prompt: Prompt, deliver: Deliver, index: int, tokens: list[int]) -> GenerationOutput:
+    def _output(
+        self, prompt: Prompt, deliver: Deliver, index: int, tokens: list[int], media: tuple[MediaChunk, ...]
+    ) -> GenerationOutput:
         options = prompt.options
+        if media:  # what the model read of them is no text
+            tokens = [token for token in tokens if token >= 0]
         ignore = bool(options.get("ignore_eos", False))
         if ignore and prompt.rule is not None and not prompt.rule.triggers:
             raise Unsupported("ignore_eos contradicts structured output, which ends by itself.", param="ignore_eos")
@@ -215,22 +230,24 @@ class Generator:
             ends=frozenset() if ignore else ends,
             stops=prompt.stops,
             shown=prompt.shown,
-            constraint=self._constraint(prompt.rule),
+            constraint=self._constraint(prompt.rule, ends),
             budget=self._budget(prompt),
             processors=prompt.processors,
             logprobs=options.get("logprobs"),
             scored=prompt.candidates > prompt.choices,
             prompt=tokens,
             echo=prompt.score,
+            media=media,
         )
 
-    def _constraint(self, rule: OutputRule | None) -> TokenConstraint | None:
+    def _constraint(self, rule: OutputRule | None, ends: frozenset[int]) -> TokenConstraint | None:
         if rule is None:
             return None
-        with self._lock:
-            if self._grammar_tokenizer is None:
-                self._grammar_tokenizer = grammar_tokenizer(self.model)
-        return TokenConstraint(self._grammar_tokenizer, rule, self.model.size, self._masks)
+        with self._lock:  # chats may end otherwise than texts, so there are two at most
+            if ends not in self._grammar_tokenizers:
+                self._grammar_tokenizers[ends] = grammar_tokenizer(self.model, ends)
+            tokenizer = self._grammar_tokenizers[ends]
+        return TokenConstraint(tokenizer, rule, self.model.size, self._masks)
 
     def _budget(self, prompt: Prompt) -> ReasoningBudget | None:
         limit = prompt.options.get("reasoning_budget")
@@ -246,8 +263,41 @@ class Generator:
     def _prefetch(self, sequence: Running) -> None:
         """Read what is on disk of its context, so that the loop does not have to."""
         if self.memory is not None:
-            cache, tokens, space = self.loop.scheduler.cache, sequence.tokens, sequence.space
-            self.memory.prefetch(space, tokens, lambda: self.loop.ask(lambda: cache.match(tokens, space), ASKING) or 0)
+            self.memory.prefetch(sequence.space, sequence.tokens, lambda: self._known(sequence))
+
+    # --- media
+
+    def _media(self, prompt: Prompt) -> tuple[MediaChunk, ...]:
+        """What the prompt's stand-ins stand for, as other sequences have it too."""
+        if not prompt.media:
+            return ()
+        if prompt.tokens[-1] < 0:
+            raise InvalidRequest("The prompt must end in text, not in an image or audio.", param="messages")
+        size, most = max(chunk.cells if chunk.non_causal else 0 for chunk in prompt.media), self.decoder.piece
+        if size > most:
+            raise InvalidRequest(
+                f"An image takes {size} tokens, which must be computed together, and no more than {most} can be: "
+                "send a smaller one, or raise the model's options.batch_tokens.",
+                param="messages",
+            )
+        assert self.decoder.media is not None, "a model without a projector reads no media"
+        return self.decoder.media.share(prompt.media)
+
+    def _encode(self, sequence: Running, media: tuple[MediaChunk, ...]) -> None:
+        """Have what is not in the cells ready as vectors, so that the loop does not have to compute them."""
+        projector = self._projector
+        if projector is None or not media:
+            return
+        known = 0 if all(projector.encoded(chunk) for chunk in media) else self._known(sequence)
+        wanted = set(sequence.tokens[known:])
+        for chunk in media:
+            if chunk.tokens[0] in wanted or projector.encoded(chunk):
+                projector.encode(chunk)
+
+    def _known(self, sequence: Running) -> int:
+        """How many of its tokens are in the cells; 0 if that takes too long to find out."""
+        cache, tokens, space = self.loop.scheduler.cache, sequence.tokens, sequence.space
+        return self.loop.ask(lambda: cache.match(tokens, space), ASKING) or 0
 
     # --- on the loop's thread
 

@@ -93,6 +93,7 @@ class Projector:
     def __init__(
         self, model: LlamaModel, path: Path, device: DeviceConfig, options: LlamaOptions, log: NativeLog
     ) -> None:
+        self._native: Any = None
         self._model = model
         self._lock = threading.Lock()
         self._recent: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
@@ -121,6 +122,9 @@ class Projector:
                 mtmd_cpp.mtmd_free(self._native)
                 self._native = None
 
+    def __del__(self) -> None:
+        self.close()  # of a model whose load failed later on
+
     # --- reading
 
     def read(self, parts: Sequence[list[int] | bytes], param: str = "messages") -> MediaPrompt:
@@ -137,13 +141,32 @@ class Projector:
             if isinstance(part, list):
                 prompt.add(part)
                 continue
-            kind = self._check_kind(part, param)
-            images += kind == "image"
-            if images > 1 and self._type in ONE_IMAGE:
+            images += check_media(part, param) == "image"
+            if images > 1 and self.one_image:
                 raise InvalidRequest(f"{param}: this model takes one image in a prompt.", param=param)
-            for piece in self._chunks(part, param):
+            for piece in self.parts(part, param):
                 prompt.add(piece)
         return prompt
+
+    @property
+    def one_image(self) -> bool:
+        """Whether a prompt may have one image only."""
+        return self._type in ONE_IMAGE
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """What it can read."""
+        kinds: dict[Kind, bool] = {"image": self.vision, "audio": self.audio}
+        return frozenset(kind for kind, able in kinds.items() if able)
+
+    def parts(self, data: bytes, param: str) -> list[list[int] | MediaChunk]:
+        """The chunks that the file `data` becomes, and the tokens that the model wants around them.
+
+        Raises:
+            InvalidRequest: it cannot be decoded, or is of a kind that the model cannot read.
+        """
+        self._check_kind(data, param)
+        return self._chunks(data, param)
 
     def _check_kind(self, data: bytes, param: str) -> Kind:
         kind = check_media(data, param)
@@ -196,12 +219,18 @@ class Projector:
         Raises:
             GenerationFailed: with llama.cpp's code.
         """
+        if chunk.vectors is not None:
+            return chunk.vectors  # without waiting for what others have encoded
         with self._lock:
-            if chunk.vectors is None:
-                found = self._recent.pop(chunk.id, None)
-                chunk.vectors = self._encode(chunk) if found is None else found
-                self._keep(chunk.id, chunk.vectors)
-            return chunk.vectors
+            found = self._recent.pop(chunk.id, None)
+            vectors = self._encode(chunk) if found is None else found
+            self._keep(chunk.id, vectors)
+            chunk.vectors = vectors
+            return vectors
+
+    def encoded(self, chunk: MediaChunk) -> bool:
+        """Whether `encode` would have nothing to compute."""
+        return chunk.vectors is not None or chunk.id in self._recent
 
     def _encode(self, chunk: MediaChunk) -> NDArray[np.float32]:
         self._check_open()

@@ -6,6 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from infs.batching.base import CacheOp, Chunk, Copy, Remove
 from infs.engines.llama_cpp.media import MediaChunk, Projector
@@ -43,10 +44,20 @@ class Positions:
         entries = self._saved.get(seq, {})
         for at in [at for at in entries if start <= at and (end < 0 or at < end)]:
             del entries[at]
+        if not entries:
+            self._saved.pop(seq, None)
+
+    def saved(self, seq: int) -> bool:
+        """Whether any position of sequence `seq` differs from its index."""
+        return seq in self._saved
+
+    def clear(self) -> None:
+        """All sequences are empty."""
+        self._saved.clear()
 
 
 class MediaCells:
-    """Computes what stand-ins stand for. Used by the context's thread, but for `hold` and `release`.
+    """Computes what stand-ins stand for. Used by the context's thread, but for `share`.
 
     Args:
         compute: computes a batch of chunks that hold tokens only, at positions of the context.
@@ -57,23 +68,13 @@ class MediaCells:
         self._context = context
         self._compute = compute
         self._lock = threading.Lock()
-        self._held: dict[int, tuple[MediaChunk, int]] = {}  # by the first stand-in: and for how many
+        self._alive: WeakValueDictionary[int, MediaChunk] = WeakValueDictionary()  # by the first stand-in
         self.positions = Positions()
 
-    def hold(self, chunks: Iterable[MediaChunk]) -> None:
-        """Keep `chunks` at hand for a sequence that has them."""
+    def share(self, chunks: Iterable[MediaChunk]) -> tuple[MediaChunk, ...]:
+        """`chunks`, or the same ones of other sequences: they can be computed as long as somebody holds them."""
         with self._lock:
-            for chunk in chunks:
-                held, count = self._held.get(chunk.tokens[0], (chunk, 0))
-                self._held[chunk.tokens[0]] = (held, count + 1)
-
-    def release(self, chunks: Iterable[MediaChunk]) -> None:
-        """A sequence that had them has ended."""
-        with self._lock:
-            for chunk in chunks:
-                held, count = self._held.pop(chunk.tokens[0])
-                if count > 1:
-                    self._held[chunk.tokens[0]] = (held, count - 1)
+            return tuple(self._alive.setdefault(chunk.tokens[0], chunk) for chunk in chunks)
 
     def lead(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Compute each of `chunks` up to its last medium; what is left of each are tokens, at their positions.
@@ -87,7 +88,9 @@ class MediaCells:
 
     def _lead(self, chunk: Chunk) -> Chunk:
         at, tokens = 0, chunk.tokens
-        places = [index for index, token in enumerate(tokens) if token < 0] if min(tokens) < 0 else []
+        if min(tokens) >= 0 and not self.positions.saved(chunk.seq):
+            return chunk
+        places = [index for index, token in enumerate(tokens) if token < 0]
         for place in places:
             if place < at:
                 continue  # of the medium before
@@ -103,11 +106,9 @@ class MediaCells:
 
     def _medium(self, seq: int, start: int, token: int) -> int:
         """Compute the medium that begins with `token` at index `start`; returns its cells."""
-        with self._lock:
-            found = self._held.get(token)
-        if found is None:
+        chunk = self._alive.get(token)
+        if chunk is None:
             raise GenerationFailed("A sequence begins in the middle of an image or of audio, or one that is not there.")
-        chunk = found[0]
         self._projector.decode(self._context, chunk, seq=seq, start=self.positions.at(seq, start))
         self.positions.put(seq, start, cells=chunk.cells, positions=chunk.positions)
         return chunk.cells

@@ -262,12 +262,20 @@ def _load(path: Path, device: DeviceConfig, options: LlamaOptions, progress: Cal
     }[options.mmap, device.mem_lock]
     params.check_tensors = options.check_tensors
 
+    failures: list[BaseException] = []
+
     def tell(share: float, user_data: Any) -> bool:
-        progress(share)
-        return True
+        try:
+            progress(share)
+        except BaseException as error:  # Ctrl+C too; it cannot pass through llama.cpp, which is told to stop
+            failures.append(error)
+        return not failures
 
     callback = llama_cpp.llama_progress_callback(tell)
     params.progress_callback = callback
     pointer = llama_cpp.llama_model_load_from_file(str(path).encode("utf-8"), params)
     del shares  # which `params` only borrowed
+    if failures:
+        llama_cpp.llama_model_free(pointer)
+        raise failures[0]
     return pointer

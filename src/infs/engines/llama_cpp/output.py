@@ -50,6 +50,7 @@ class GenerationOutput:
         logprobs: how many alternatives to report for each token; ``None`` reports nothing, not even the chosen.
         scored: whether the mean log-probability is wanted at the end, for comparing choices.
         prompt: the prompt's tokens, for log-probabilities of an echoed prompt.
+        media: what the sequence's tokens stand in for; they live as long as it does.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class GenerationOutput:
         scored: bool = False,
         prompt: Sequence[int] = (),
         echo: bool = False,
+        media: Sequence[object] = (),
     ) -> None:
         self._decoder = decoder
         self._model = decoder.model
         self._sampler = sampler
         self._post = post
         self._index = index
+        self._media = media
         self._ends = ends
         self._shown = shown
         self._stream = TextStream(stops)
@@ -122,6 +125,10 @@ class GenerationOutput:
     def _choose(self, scores: NDArray[np.float32], row: int, constraint: TokenConstraint | None) -> int:
         if constraint is not None:
             constraint.mask(scores)
+            if self._processors and scores.max() == -np.inf:
+                raise InvalidRequest(
+                    "logits_processors forbid all that the constraint allows in one place.", param="logits_processors"
+                )
         if self._greedy:
             return int(scores.argmax())
         token = self._sampler.sample(self._decoder.context, row)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,6 +12,7 @@ from infs.batching.prefix import common_prefix
 from infs.chat.constraints import compile_constraint
 from infs.chat.dialects import Dialect, choose
 from infs.chat.guard import Guard
+from infs.chat.media import Media
 from infs.chat.parser import opens_reasoning
 from infs.chat.structured import OutputRule, output_rule
 from infs.chat.template import ChatTemplate
@@ -18,10 +20,14 @@ from infs.chat.tools import offered_tools
 from infs.config import ModelConfig, Preload
 from infs.engines.llama_cpp.answers import ChatAnswer, Task, TextChoice, chat_result, text_result
 from infs.engines.llama_cpp.generation import Prompt, context_exceeded
+from infs.engines.llama_cpp.media_reader import MediaReader
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.overflow import places, shortened, staying
 from infs.errors import InvalidRequest, Unsupported
 from infs.types import ChatCompletionRequest, Message, Request, TextCompletionRequest
+
+if TYPE_CHECKING:
+    from infs.engines.llama_cpp.media import MediaChunk, Projector
 
 OTHER = Message(role="user", content="-")
 
@@ -31,16 +37,22 @@ class Prompts:
 
     Args:
         context: tokens of the longest sequence.
+        projector: reads images and audio, for a model that can.
     """
 
-    def __init__(self, model: LlamaModel, config: ModelConfig, *, context: int) -> None:
+    def __init__(
+        self, model: LlamaModel, config: ModelConfig, *, context: int, projector: Projector | None = None
+    ) -> None:
         self._model = model
         self._context = context
+        self._projector = projector
         source = config.chat_template if config.chat_template is not None else model.chat_template
         self.template = ChatTemplate(source, bos_token=model.bos, eos_token=model.eos)
         self.dialect: Dialect = choose(source)
         controls = model.control_texts()
-        self._guard = Guard(controls)
+        # A template's mark for an image is not one where it stands in a message.
+        marks = [mark.text for mark in self.template.marks.values()] if projector is not None else []
+        self._guard = Guard([*controls, *marks])
         self._controls = self._ids(set(controls).intersection(self.dialect.specials))
         ends = self._ids(self.dialect.ends).values()
         going_on = self._ids(self.dialect.not_ends).values()
@@ -78,14 +90,16 @@ class Prompts:
     def _chat(self, request: ChatCompletionRequest) -> Task:
         options = request.set_options()
         shift = options.get("context_overflow", "refuse") == "shift"
+        reader = self._reader(request)
+        request, beginning = reader.media.request, functools.partial(self._beginning, reader)
         if shift:
-            stay = staying(request, int(options.get("context_keep", 0)), self._beginning)
-            request = shortened(request, stay, self._may_fit)
-        text = self.template.render(self._guard.mask(request))
+            stay = staying(request, int(options.get("context_keep", 0)), beginning)
+            request = shortened(request, stay, functools.partial(self._may_fit, reader))
+        text = self._render(request, reader)
         thinking = opens_reasoning(text, self.dialect.thinking)
         rule = output_rule(request, self.dialect, thinking=thinking, controls=self._controls)
-        tokens = self._tokenize_guarded(text, keep=_keep(options))
-        kept, cuts = places(request, stay, tokens, self._beginning) if shift else (0, ())
+        tokens, media = self._read(text, reader, keep=_keep(options))
+        kept, cuts = places(request, stay, tokens, beginning) if shift else (0, ())
         stops = [*options.get("stop", []), *self.template.stop]
         tools, parallel = offered_tools(request), request.parallel_tool_calls
         return Task(
@@ -102,40 +116,48 @@ class Prompts:
                 thought=thinking,
                 priority=request.priority,
                 client=request.client,
+                media=media,
             ),
             lambda: ChatAnswer(self.dialect.parser(tools, thinking=thinking, parallel=parallel)),
             chat_result,
         )
 
-    def _may_fit(self, request: ChatCompletionRequest) -> bool:
-        """Whether the prompt fits into the context, with at least one token of an answer."""
-        text = self._guard.unmask(self.template.render(self._guard.mask(request)))
-        if self._model.least_tokens(text) >= self._context:
-            return False
-        return len(self._tokenize_guarded(text, keep=0)) < self._context
+    def _reader(self, request: ChatCompletionRequest) -> MediaReader:
+        """What reads the media of `request`; raises `Unsupported` for one of a kind that the model cannot read."""
+        return MediaReader(self._projector, Media(request, self._projector.kinds if self._projector else frozenset()))
 
-    def _beginning(self, request: ChatCompletionRequest) -> list[int]:
+    def _render(self, request: ChatCompletionRequest, reader: MediaReader, *, opened: bool = True) -> str:
+        """The prompt, with stand-ins for media and for control tokens in messages."""
+        return self.template.render(self._guard.mask(request), opened=opened, media=reader.media)
+
+    def _may_fit(self, reader: MediaReader, request: ChatCompletionRequest) -> bool:
+        """Whether the prompt fits into the context, with at least one token of an answer."""
+        text = self._render(request, reader)
+        if self._model.least_tokens(self._plain_text(text, reader)) >= self._context:
+            return False
+        return len(self._read(text, reader, keep=0)[0]) < self._context
+
+    def _beginning(self, reader: MediaReader, request: ChatCompletionRequest) -> list[int]:
         """The tokens of a conversation without an answer opened behind it."""
-        request = msgspec.structs.replace(self._guard.mask(request), continue_final_message=False)
-        return self._tokenize_guarded(self.template.render(request, opened=False), keep=0)
+        request = msgspec.structs.replace(request, continue_final_message=False)
+        return self._read(self._render(request, reader, opened=False), reader, keep=0)[0]
 
     def _ids(self, controls: Iterable[str]) -> dict[str, int]:
         """The ids of control tokens by their texts."""
         found = {text: self._model.tokenize(text, add_special=False, parse_special=True) for text in controls}
         return {text: tokens[0] for text, tokens in found.items() if len(tokens) == 1}
 
-    def preload(self, preload: Preload) -> list[int]:
-        """The tokens that a configured beginning stands for."""
+    def preload(self, preload: Preload) -> tuple[list[int], tuple[MediaChunk, ...]]:
+        """The tokens that a configured beginning stands for, and what some of them stand in for."""
         if preload.prefix is not None:
-            return self._tokenize(preload.prefix)
-        request = ChatCompletionRequest(model="preload", messages=preload.messages or [])
-        with_turn = self._tokenize(self.template.render(request))
+            return self._tokenize(preload.prefix), ()
+        reader = self._reader(ChatCompletionRequest(model="preload", messages=preload.messages or []))
+        request = reader.media.request
+        with_turn, media = self._read(self._render(request, reader), reader, keep=None)
         # What the template adds to open the answer is not part of the beginning: another message may follow.
-        other = self.template.render(
-            ChatCompletionRequest(model="preload", messages=[*(preload.messages or []), OTHER])
-        )
-        longer = self._tokenize(other)
-        return with_turn[: common_prefix(with_turn, longer)]
+        other = msgspec.structs.replace(request, messages=[*request.messages, OTHER])
+        longer, _ = self._read(self._render(other, reader), reader, keep=None)
+        return with_turn[: common_prefix(with_turn, longer)], media
 
     def _echo(self, request: TextCompletionRequest, prompt: Prompt) -> str:
         """What `echo` puts before the output."""
@@ -171,17 +193,36 @@ class Prompts:
         self._check_length(text)
         return self._model.tokenize(text, add_special=False, parse_special=False)
 
+    def _read(self, text: str, reader: MediaReader, *, keep: int | None) -> tuple[list[int], tuple[MediaChunk, ...]]:
+        """The tokens of a rendered chat, and what those stand in for that are no tokens."""
+        if not reader.media.all:
+            return self._tokenize_guarded(text, keep=keep), ()
+        if keep is None:
+            self._check_length(self._plain_text(text, reader))
+        return reader.read(text, self._tokenize_part)
+
+    def _plain_text(self, text: str, reader: MediaReader) -> str:
+        """A rendered chat without stand-ins."""
+        return self._guard.unmask(reader.media.without(text))
+
+    def _tokenize_part(self, text: str, begins: bool) -> list[int]:
+        """The tokens of a part of a rendered chat, which it begins with or not."""
+        tokens: list[int] = []
+        for index, (piece, special) in enumerate(self._guard.pieces(text)):
+            if begins and index == 0:
+                tokens += self._start(piece)
+            else:
+                tokens += self._model.tokenize(piece, add_special=False, parse_special=special)
+        return tokens
+
     def _tokenize_guarded(self, text: str, *, keep: int | None) -> list[int]:
         """The tokens of a rendered chat; what its messages hold of control tokens is text."""
-        first, *rest = self._guard.pieces(text)
+        _, *rest = self._guard.pieces(text)
         if not rest:
             return self._tokenize(text, keep=keep)
         if keep is None:
             self._check_length(self._guard.unmask(text))
-        tokens = self._start(first[0])
-        for piece, special in rest:
-            tokens += self._model.tokenize(piece, add_special=False, parse_special=special)
-        return tokens
+        return self._tokenize_part(text, True)
 
     def _tokenize(self, text: str, *, keep: int | None = None) -> list[int]:
         """The tokens of a prompt; the first token that the model wants is not put there twice.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from typing import TYPE_CHECKING
 
 from infs.batching.base import Counts
 from infs.batching.scheduler import Sequence
 from infs.engines.llama_cpp.generation import Deliver, Generator, Posted, Prompt
 from infs.engines.llama_cpp.output import Piece
+
+if TYPE_CHECKING:
+    from infs.engines.llama_cpp.media import MediaChunk
 
 
 class Inbox:
@@ -18,11 +23,15 @@ class Inbox:
     def __init__(self) -> None:
         self._pieces: deque[Piece] = deque()
         self._news = asyncio.Event()
+        self._events, self._thread = asyncio.get_running_loop(), threading.get_ident()
 
     def put(self, piece: Piece) -> None:
-        """Called on the event loop."""
+        """Called on the event loop, which is cheaper, or on any other thread."""
         self._pieces.append(piece)
-        self._news.set()
+        if threading.get_ident() == self._thread:
+            self._news.set()
+        else:
+            self._events.call_soon_threadsafe(self._news.set)
 
     async def get(self) -> Piece:
         """The next piece."""
@@ -89,14 +98,14 @@ async def run_all(
             generator.loop.cancel(sequences[index])
 
 
-async def pin(generator: Generator, tokens: list[int]) -> Counts:
+async def pin(generator: Generator, tokens: list[int], media: tuple[MediaChunk, ...] = ()) -> Counts:
     """Compute `tokens` and keep them in the cache for good.
 
     Raises:
         ContextLengthExceeded: they do not fit into the context.
     """
     inbox = Inbox()
-    generator.loop.submit(await asyncio.to_thread(generator.pinned, tokens, inbox.put))
+    generator.loop.submit(await asyncio.to_thread(generator.pinned, tokens, inbox.put, media))
     while True:
         piece = await inbox.get()
         if piece.error is not None:

@@ -166,7 +166,7 @@ class RefusalContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ImageUrl(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the image is: a data URL, or one to fetch."""
+    """Where the image is: a data URL, or an http(s) URL where the server's configuration allows to fetch it."""
 
     url: str
     detail: str | None = None
@@ -178,8 +178,17 @@ class ImageContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     image_url: ImageUrl
 
 
-class AudioContent(Struct, frozen=True, kw_only=True, tag="input_audio"):
-    """Sound; refused."""
+class InputAudio(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file, in base64."""
+
+    data: str
+    format: Literal["wav", "mp3", "flac"]
+
+
+class AudioContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="input_audio"):
+    """Sound, for models that hear."""
+
+    input_audio: InputAudio
 
 
 class FileContent(Struct, frozen=True, kw_only=True, tag="file"):

@@ -23,6 +23,7 @@ from infs.http.openai.bodies import (
 from infs.http.openai.completing import Job, complete
 from infs.http.openai.intake import make, read
 from infs.http.openai.logprobs import chat_logprobs
+from infs.http.openai.media import Fetched, fetch_media
 from infs.http.openai.messages import to_message
 from infs.http.openai.options import alias, generation_options
 from infs.http.reading import check_depth
@@ -42,10 +43,11 @@ from infs.types import (
 async def chat_completions(service: Service, request: Request) -> Response:
     """Answer ``POST /v1/chat/completions``."""
     body = await read(service, request, ChatBody)
-    return await complete(service, request, body, _job(body), ChatForm(body))
+    fetched = await fetch_media(service, request, body.messages)
+    return await complete(service, request, body, _job(body, fetched), ChatForm(body))
 
 
-def _job(body: ChatBody) -> Job[ChatCompletionResult]:
+def _job(body: ChatBody, fetched: Fetched) -> Job[ChatCompletionResult]:
     options, names = generation_options(body)
     alias(body, "max_tokens", "max_completion_tokens", options, names)
     names |= {
@@ -57,7 +59,7 @@ def _job(body: ChatBody) -> Job[ChatCompletionResult]:
     options |= _logprobs(body) | _flags(body) | _tools(body)
     if template_options := _template_options(body):
         options["template_options"] = template_options
-    messages = [to_message(number, message) for number, message in enumerate(body.messages)]
+    messages = [to_message(number, message, fetched) for number, message in enumerate(body.messages)]
     asked = make(ChatCompletionRequest, names, model=body.model, messages=messages, **options)
     return Job(requests=[asked], n=1, names=names)
 

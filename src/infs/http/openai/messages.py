@@ -12,13 +12,14 @@ from infs.http.openai.bodies import (
     RefusalContent,
     TextContent,
 )
-from infs.types import ContentPart, ImagePart, Message, TextPart, ToolCall
+from infs.http.openai.media import Fetched, audio_part, image_part
+from infs.types import ContentPart, Message, TextPart, ToolCall
 
 Part = TextContent | RefusalContent | ImageContent | AudioContent | FileContent
 
 
-def to_message(number: int, body: MessageBody) -> Message:
-    """Message `number` of a conversation.
+def to_message(number: int, body: MessageBody, fetched: Fetched) -> Message:
+    """Message `number` of a conversation; images that are elsewhere are in `fetched`.
 
     Raises:
         InvalidRequest: something in it does not fit its role.
@@ -28,7 +29,7 @@ def to_message(number: int, body: MessageBody) -> Message:
     _check(body, where)
     return Message(
         role="system" if body.role == "developer" else body.role,
-        content=_content(body, where),
+        content=_content(body, where, fetched),
         name=body.name,
         reasoning=body.reasoning_content if body.reasoning_content is not None else body.reasoning,
         tool_calls=[
@@ -58,14 +59,14 @@ def _check(body: MessageBody, where: str) -> None:
         )
 
 
-def _content(body: MessageBody, where: str) -> str | list[ContentPart] | None:
+def _content(body: MessageBody, where: str, fetched: Fetched) -> str | list[ContentPart] | None:
     content: Content | None = body.content if body.content is not None else body.refusal
     if content is None or isinstance(content, str):
         return content
-    return [_part(part, f"{where}.content[{number}]") for number, part in enumerate(content)]
+    return [_part(part, f"{where}.content[{number}]", fetched) for number, part in enumerate(content)]
 
 
-def _part(part: Part, where: str) -> ContentPart:
+def _part(part: Part, where: str, fetched: Fetched) -> ContentPart:
     if isinstance(part, TextContent):
         return TextPart(text=part.text)
     if isinstance(part, RefusalContent):
@@ -76,6 +77,7 @@ def _part(part: Part, where: str) -> ContentPart:
                 "Images have one level of detail; leave it out, or set it to 'auto'.",
                 param=f"{where}.image_url.detail",
             )
-        return ImagePart(url=part.image_url.url)
-    kind = "input_audio" if isinstance(part, AudioContent) else "file"
-    raise Unsupported(f"Content of type {kind!r} is not supported; send text.", param=f"{where}.type")
+        return image_part(part, where, fetched)
+    if isinstance(part, AudioContent):
+        return audio_part(part, where)
+    raise Unsupported("Content of type 'file' is not supported; send text, images or audio.", param=f"{where}.type")

@@ -6,8 +6,9 @@ import asyncio
 import logging
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from infs.config import Config, parse_config
@@ -16,7 +17,7 @@ from infs.engines.base import EngineSpec, find_engine
 from infs.errors import ConfigError, EngineNotFound, GenerationFailed, SourceNotFound, Unsupported
 from infs.server import InferenceServer
 from infs.testing import FakeEngine
-from infs.types import EmbeddingRequest, Message, TextCompletionRequest
+from infs.types import UNSET, EmbeddingRequest, Message, TextCompletionRequest
 from tests.engines.kit import eventually
 
 SPEC = EngineSpec(name="offered", factory=FakeEngine, in_process=True, needs_files=False)
@@ -83,6 +84,28 @@ async def test_a_task_that_the_model_cannot_do_is_refused() -> None:
     async with InferenceServer({"m": {"engine": "fake"}}, {"fake": OnlyTexts}) as server:
         with pytest.raises(Unsupported, match="cannot do embedding; it can do: text-completion"):
             await server.run(EmbeddingRequest(model="m", input=["x"]))
+
+
+async def test_a_budget_of_reasoning_is_for_chats() -> None:
+    class Thinking(FakeEngine):
+        budgets: ClassVar[list[Any]] = []
+
+        def run(self, request: Any, context: Any) -> Any:
+            self.budgets.append(request.reasoning_budget)
+            return super().run(msgspec.structs.replace(request, reasoning_budget=UNSET), context)
+
+    model = {"engine": "fake", "completion_defaults": {"reasoning_budget": 5, "max_tokens": 1}}
+    async with InferenceServer({"m": model}, {"fake": Thinking}) as server:
+        for set_by_itself in (0, 7):
+            with pytest.raises(Unsupported, match="reasoning_budget .*leave it out") as caught:
+                await server.run(TextCompletionRequest(model="m", prompt="x", reasoning_budget=set_by_itself))
+            assert caught.value.param == "reasoning_budget"
+        text = await server.run(TextCompletionRequest(model="m", prompt="x y"))
+        assert text.text == "x", "the other defaults hold"
+        assert (await server.run(TextCompletionRequest(model="m", prompt="x", reasoning_budget=None))).text == "x"
+        for options in ({}, {"reasoning_budget": 0}, {"reasoning_budget": None}):
+            await server.chat_completion(model="m", messages=[Message(role="user", content="x")], **options)
+        assert Thinking.budgets == [UNSET, None, 5, 0, None]
 
 
 async def test_an_engine_that_ends_without_a_result_is_a_failure() -> None:

@@ -22,8 +22,16 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from infs.errors import ConfigError
-from infs.types import GENERATION_OPTIONS, GenerationRequest, Message, OwnConstraint, explain
+from infs.errors import ConfigError, Unsupported
+from infs.types import (
+    GENERATION_OPTIONS,
+    UNSET,
+    GenerationRequest,
+    Message,
+    OwnConstraint,
+    TextCompletionRequest,
+    explain,
+)
 
 MODEL_ID = r"^[a-zA-Z0-9_:./-]+$"
 DEFAULT_FILE = "infs.toml"
@@ -317,6 +325,26 @@ def typed_defaults(data: dict[str, Any]) -> dict[str, Any]:
 
 class _Defaults(GenerationRequest[Any], frozen=True, kw_only=True, tag="defaults"):
     """Only there to check `completion_defaults` by the types that requests have."""
+
+
+Generation = TypeVar("Generation", bound=GenerationRequest[Any])
+
+
+def with_defaults(request: Generation, defaults: Mapping[str, Any]) -> Generation:
+    """`request` with the settings of `defaults` in the places that it leaves open, where its task has a use for them.
+
+    Raises:
+        Unsupported: it sets what its task has no use for.
+    """
+    missing = {name: value for name, value in defaults.items() if getattr(request, name) is UNSET}
+    if isinstance(request, TextCompletionRequest):
+        missing.pop("reasoning_budget", None)
+        if request.reasoning_budget is not UNSET and request.reasoning_budget is not None:
+            raise Unsupported(
+                "reasoning_budget limits the reasoning of a chat, and a text completion has none; leave it out.",
+                param="reasoning_budget",
+            )
+    return msgspec.structs.replace(request, **missing) if missing else request
 
 
 Checked = TypeVar("Checked")

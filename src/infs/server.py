@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from infs.config import Config, HubConfig, ModelConfig, parse_model, typed_defaults
+from infs.config import Config, HubConfig, ModelConfig, parse_model, typed_defaults, with_defaults
 from infs.engines.base import Engine, EngineSpec, find_engine
 from infs.errors import GenerationFailed, InvalidRequest, RequestTimeout, ServerClosed, Unsupported
 from infs.pool.instance import Instance
@@ -22,7 +22,6 @@ from infs.runner import Conveniences
 from infs.store import Store
 from infs.toolbox import Toolbox, equip, load_tools
 from infs.types import (
-    UNSET,
     ChatCompletionRequest,
     Event,
     GenerationRequest,
@@ -211,9 +210,7 @@ class InferenceServer(Conveniences):
         """`request` with the model's settings in the places that it leaves open."""
         if not isinstance(request, GenerationRequest):
             return request
-        defaults = self._defaults[request.model]
-        missing = {name: value for name, value in defaults.items() if getattr(request, name) is UNSET}
-        return msgspec.structs.replace(request, **missing) if missing else request
+        return with_defaults(request, self._defaults[request.model])
 
     def _with_grammar(self, request: Request[Any]) -> Request[Any]:
         """`request` with the model's grammar in the place of its name."""

@@ -66,7 +66,7 @@ def refused(response: httpx.Response, param: str | None, *, saying: str = "") ->
 
 
 # More than one form, or more than one parameter: these have tests of their own.
-SPECIAL = {"constraint", "stop", "logit_bias", "logprobs", "best_of"}
+SPECIAL = {"constraint", "stop", "logit_bias", "logprobs", "best_of", "reasoning_budget"}
 RENAMED = {"client": "user"}
 
 
@@ -167,9 +167,9 @@ def test_adapters_are_refused_by_their_place(http: httpx.Client, fake: FakeServe
 
 def test_every_setting_of_the_vocabulary_has_a_parameter() -> None:
     # A constraint has a parameter for each of its kinds.
-    assert set(GENERATION_OPTIONS) - {"constraint"} <= set(CompletionBody.__struct_fields__)
+    assert set(GENERATION_OPTIONS) - {"constraint", "reasoning_budget"} <= set(CompletionBody.__struct_fields__)
     assert set(GENERATION_OPTIONS) - {"constraint", "best_of"} <= set(ChatBody.__struct_fields__)
-    assert {"cache_salt", "reasoning_budget", "lora", "priority", "user", "mirostat", "timeout"} < set(SETTINGS)
+    assert {"cache_salt", "lora", "priority", "user", "mirostat", "timeout"} < set(SETTINGS)
     assert {name for name, _ in WRONG} == set(SETTINGS) - {
         *("seed", "ignore_eos", "lora", "dry_sequence_breakers"),  # which have no range
     }
@@ -188,6 +188,32 @@ def test_unset_stays_unset(http: httpx.Client, fake: FakeServer) -> None:
         ChatCompletionRequest(model=CHAT, messages=[Message(role="user", content="Hi")]),
         TextCompletionRequest(model=TEXT, prompt="Once"),
     ]
+
+
+# --- what only chats have -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "wrong"),
+    [("reasoning_budget", [0, 5], [-1, "5", 0.5, True]), ("max_tool_rounds", [1, 5], [0, -1, "5", 0.5, True])],
+)
+def test_limits_of_a_chat(http: httpx.Client, fake: FakeServer, name: str, values: list[int], wrong: list[Any]) -> None:
+    for value in values:
+        assert chat(http, **{name: value}).status_code == 200
+        assert getattr(fake.requests[-1], name) == value
+    assert chat(http, **{name: None}).status_code == 200
+    assert fake.requests[-1] == ask_nothing(chat, http, fake)
+    for value in wrong:
+        refused(chat(http, **{name: value}), name)
+
+
+@pytest.mark.parametrize("name", ["reasoning_budget", "max_tool_rounds", "messages", "reasoning_effort"])
+def test_elsewhere_they_are_refused_for_what_they_are(http: httpx.Client, fake: FakeServer, name: str) -> None:
+    refused(text(http, **{name: 5}), name, saying=f"'{name}' is a parameter of chat completions")
+    embedding = http.post("/v1/embeddings", json={"model": TEXT, "input": "a", name: 5})
+    refused(embedding, name, saying=f"'{name}' is a parameter of chat completions")
+    assert text(http, **{name: None}).status_code == 200
+    assert len(fake.requests) == 1
 
 
 # --- more than one name, more than one form -------------------------------------------------------------------
@@ -554,7 +580,6 @@ FINE: list[dict[str, Any]] = [
     {"service_tier": "auto"},
     {"modalities": ["text"]},
     {"verbosity": "medium"},
-    {"prompt_cache_retention": "in_memory"},
     {"prediction": None, "functions": None, "something": None, "audio": None},
 ]
 
@@ -601,6 +626,14 @@ def test_unknown_parameters_are_refused(http: httpx.Client) -> None:
     refused(text(http, qqq=1), "qqq", saying="qqq")
     refused(text(http, messages=[USER]), "messages")
     refused(chat(http, **{"x" * 500_000: 1}), "x" * 100)
+
+
+@pytest.mark.parametrize("value", ["in_memory", "24h"])
+def test_how_long_prompts_are_cached_is_no_matter_of_a_request(http: httpx.Client, value: str) -> None:
+    for ask in (chat, text):
+        error = refused(ask(http, prompt_cache_retention=value), "prompt_cache_retention", saying="options.disk_cache")
+        assert error["code"] == "unsupported"
+        assert ask(http, prompt_cache_retention=None).status_code == 200
 
 
 def test_stream_options(http: httpx.Client) -> None:

@@ -345,6 +345,11 @@ def test_what_only_a_server_does_is_refused(llm: Llama) -> None:
         llm.chat("x", tools=[WEATHER], max_tool_rounds=2)
 
 
+def test_a_text_has_no_reasoning_to_limit(llm: Llama) -> None:
+    with pytest.raises(Unsupported, match="reasoning_budget"):
+        llm.complete("x", reasoning_budget=2)
+
+
 def test_a_prompt_that_is_too_long_is_refused(llm: Llama) -> None:
     with pytest.raises(ContextLengthExceeded, match="1024"):
         llm.complete("word " * 3000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -96,9 +97,13 @@ def check_names(fields: dict[str, Any], kind: type[msgspec.Struct]) -> None:
     known = kind.__struct_encode_fields__
     for name in fields:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise InvalidRequest(f"Unknown parameter: {name[:100]!r}.{hint}", param=name[:100])
+            raise InvalidRequest(f"Unknown parameter: {name[:100]!r}.{nearest(name, known)}", param=name[:100])
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question for the one of `known` that `name` may be meant for, behind a space; empty where there is none."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def check_depth(value: Any, param: str) -> None:

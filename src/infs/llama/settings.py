@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from infs.config import with_defaults
 from infs.errors import InvalidRequest, Unsupported
 from infs.types import (
     UNSET,
@@ -87,9 +88,9 @@ def complete_settings(request: Generation, defaults: Mapping[str, Any]) -> Gener
 
     Raises:
         InvalidRequest: it names something that only a server has.
+        Unsupported: it sets what its task has no use for.
     """
-    missing = {name: value for name, value in defaults.items() if getattr(request, name) is UNSET}
-    request = msgspec.structs.replace(request, **missing)
+    request = with_defaults(request, defaults)
     if isinstance(request.constraint, NamedConstraint):
         raise InvalidRequest(
             f"constraint names the grammar {request.constraint.name!r}; give the grammar itself.", param="constraint"

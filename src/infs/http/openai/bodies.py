@@ -108,7 +108,6 @@ class GenerationBody(Body, frozen=True, kw_only=True):
     context_keep: int | None = None
     cache_salt: Label | None = None
     cache_reuse: int | None = None
-    reasoning_budget: int | None = None
     speculation: Literal["auto", "off"] | None = None
     lora: list[LoraScale] | None = None
 
@@ -290,6 +289,8 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
     tools: list[ToolBody] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    max_tool_rounds: int | None = None
+    reasoning_budget: int | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
@@ -301,7 +302,6 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
     service_tier: str | None = None
     modalities: list[str] | None = None
     verbosity: str | None = None
-    prompt_cache_retention: str | None = None
 
 
 # --- embeddings -----------------------------------------------------------------------------------------------

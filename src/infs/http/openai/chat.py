@@ -75,6 +75,8 @@ def _logprobs(body: ChatBody) -> dict[str, Any]:
 def _flags(body: ChatBody) -> dict[str, Any]:
     given = {
         "parallel_tool_calls": body.parallel_tool_calls,
+        "max_tool_rounds": body.max_tool_rounds,
+        "reasoning_budget": body.reasoning_budget,
         "continue_final_message": body.continue_final_message,
     }
     return {name: value for name, value in given.items() if value is not None}

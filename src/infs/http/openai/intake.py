@@ -9,9 +9,9 @@ from starlette.requests import Request
 
 from infs.errors import InvalidRequest, Unsupported
 from infs.http.errors import details
-from infs.http.openai.bodies import Body
+from infs.http.openai.bodies import Body, ChatBody, CompletionBody
 from infs.http.openai.names import Names, renamed
-from infs.http.reading import check_names, parse_object, read_body, to_struct
+from infs.http.reading import check_names, nearest, parse_object, read_body, to_struct
 from infs.http.service import Service
 from infs.types import Request as Asked
 from infs.types import validate
@@ -29,7 +29,11 @@ ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "service_tier": (("auto", "default"), "There is one tier of service: 'default'."),
     "modalities": ((["text"],), "Models answer in text."),
     "verbosity": (("medium",), "Models have no setting of verbosity; say in a message how long the answer should be."),
-    "prompt_cache_retention": (("in_memory",), "Prompts are cached in memory."),
+    "prompt_cache_retention": (
+        (),
+        "Where prompts are cached, and for how long, is said by the configuration of the model: in memory, and on disk "
+        "too unless options.disk_cache is 0.",
+    ),
     "prompt_cache_options": ((), "Prompts are cached on their own; there is nothing to set."),
     "audio": ((), "Models answer in text."),
     "prediction": ((), "Predicted outputs are not supported."),
@@ -40,6 +44,8 @@ ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "timings": ((), "Timings are not reported."),
     "timings_per_token": ((), "Timings are not reported."),
 }
+
+CHAT = frozenset(ChatBody.__struct_fields__) - frozenset(CompletionBody.__struct_fields__)
 
 
 async def read(service: Service, request: Request, kind: type[B]) -> B:
@@ -54,6 +60,7 @@ async def read(service: Service, request: Request, kind: type[B]) -> B:
     _check_model(fields.get("model"))
     details(request.scope)["model"] = fields["model"]
     _refuse(fields)
+    _check_chat(fields, kind)
     check_names(fields, kind)
     body = to_struct(fields, kind)
     labels = {name: fields[name] for name in LABELS if name in fields}
@@ -76,6 +83,15 @@ def _refuse(fields: dict[str, Any]) -> None:
             continue
         hint = f" Leave {name!r} out" + (f", or set it to {allowed[0]!r}." if allowed else ".")
         raise Unsupported(reason + hint, param=name)
+
+
+def _check_chat(fields: dict[str, Any], kind: type[Body]) -> None:
+    """Raise `InvalidRequest` for a parameter that only chats have."""
+    known = kind.__struct_fields__
+    for name in fields:
+        if name in CHAT and name not in known:
+            hint = nearest(name, known) or " Leave it out."
+            raise InvalidRequest(f"{name!r} is a parameter of chat completions.{hint}", param=name)
 
 
 def make(kind: type[A], names: Names, **fields: Any) -> A:

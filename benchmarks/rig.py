@@ -1,7 +1,7 @@
-"""infs's own engine inside the process: decoder, scheduler, loop, samplers and outputs, put together by hand.
+"""infs's own engine inside the process: decoder, scheduler, loop, samplers and outputs.
 
-It is what `LlamaEngine` puts together, without the event loop and the process around it; those are measured by
-`over_http`.
+It is what `LlamaEngine` has, without tiers and guesses, and without the event loop and the process around it; those are
+measured by `over_http`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,13 @@ from types import TracebackType
 import numpy as np
 
 from infs.batching.base import Counts
-from infs.batching.loop import Loop
-from infs.batching.prefix import PrefixCache
-from infs.batching.scheduler import Limits, Scheduler
-from infs.batching.scheduler import Sequence as Running
-from infs.config import DeviceConfig
-from infs.engines.llama_cpp.building import LARGEST_STEP, SPARE_SEQUENCES, USUAL_LENGTH, measured_pacing
-from infs.engines.llama_cpp.decoder import LlamaDecoder
+from infs.batching.sequence import Sequence as Running
+from infs.config import DeviceConfig, ModelConfig
+from infs.engines.llama_cpp.building import USUAL_LENGTH, Builder
 from infs.engines.llama_cpp.engine import MAX_CONTEXT
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
-from infs.engines.llama_cpp.options import LlamaOptions
+from infs.engines.llama_cpp.options import LlamaOptions, SpeculationOptions
 from infs.engines.llama_cpp.output import GenerationOutput, Piece
 from infs.engines.llama_cpp.sampling import Sampler, Sampling
 from infs.errors import RequestCancelled
@@ -132,23 +128,18 @@ class Rig:
     ) -> None:
         self.model = model = loaded.model
         self._ban = model.end_tokens if loaded.may_end else ()  # a ban is work for each token
-        options = LlamaOptions()
-        step = max(batch_tokens or LARGEST_STEP, live)
-        self.decoder = LlamaDecoder(
-            model,
-            loaded.device,
-            options,
-            loaded.log,
-            cells=loaded.cells,
-            sequences=live + SPARE_SEQUENCES,
-            batch=step,
+        options = LlamaOptions(
+            batch_tokens=batch_tokens,
+            cache_tokens=loaded.cells,
+            host_cache=0,
+            speculation=SpeculationOptions(mode="off"),
         )
-        limits = Limits(cells=self.decoder.cells, context=loaded.context, live=live, step=step)
-        pacing = None if batch_tokens else measured_pacing(self.decoder, options.target_latency, step)
-        if pacing is not None:
-            limits.step, limits.beside = max(pacing.alone, live), pacing.beside
-        self.scheduler = Scheduler(limits, PrefixCache(live + SPARE_SEQUENCES))
-        self.loop = Loop(self.decoder, self.scheduler, pacing=pacing)
+        config = ModelConfig(device=loaded.device, max_sequences=live)
+        builder = Builder(model, config, options, loaded.log, context=loaded.context)
+        self._machine = builder.build(lambda posted: None, start=False)
+        self.decoder = self._machine.decoder
+        self.loop = self._machine.generator.loop
+        self.scheduler = self.loop.scheduler
         self._by_hand = by_hand
 
     def __enter__(self) -> Rig:
@@ -158,8 +149,7 @@ class Rig:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.loop.close()
-        self.forget()
-        self.decoder.close()
+        self._machine.close()
 
     def forget(self) -> None:
         """Empty the cache. Only while no step is running."""

@@ -97,7 +97,7 @@ async def test_a_budget_of_reasoning_is_for_chats() -> None:
     model = {"engine": "fake", "completion_defaults": {"reasoning_budget": 5, "max_tokens": 1}}
     async with InferenceServer({"m": model}, {"fake": Thinking}) as server:
         for set_by_itself in (0, 7):
-            with pytest.raises(Unsupported, match="reasoning_budget .*leave it out") as caught:
+            with pytest.raises(Unsupported, match=r"reasoning_budget .*leave it out") as caught:
                 await server.run(TextCompletionRequest(model="m", prompt="x", reasoning_budget=set_by_itself))
             assert caught.value.param == "reasoning_budget"
         text = await server.run(TextCompletionRequest(model="m", prompt="x y"))

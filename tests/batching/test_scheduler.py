@@ -12,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infs.batching.base import Counts
+from infs.batching.caches import ContextCache, Nothing
 from infs.batching.loop import Loop
 from infs.batching.memory import ColdMemory
+from infs.batching.plan import Limits
 from infs.batching.prefix import PrefixCache, common_prefix
-from infs.batching.scheduler import ContextCache, Limits, Nothing, Scheduler, Sequence, total
+from infs.batching.scheduler import Scheduler, total
+from infs.batching.sequence import Sequence
 from infs.batching.shifting import Shift, shifted
 from infs.batching.speculation import Speculator, Wanted
 from infs.batching.state import StateCache

@@ -68,7 +68,9 @@ def test_what_is_added_changes_no_scores(decoder: LlamaDecoder) -> None:
     decoder.apply([Remove(0, 0)])
     decoder.decode([Chunk(0, 0, prompt[:-10], 0)])
     (row,) = decoder.decode([Chunk(0, len(prompt) - 10, prompt[-10:], 1)])
-    np.testing.assert_allclose(padded, decoder.scores(row), atol=0.3)  # a token of the prompt that is not there makes more of a difference
+    np.testing.assert_allclose(
+        padded, decoder.scores(row), atol=0.3
+    )  # a token of the prompt that is not there makes more of a difference
     assert padded.argmax() == decoder.scores(row).argmax()
 
 

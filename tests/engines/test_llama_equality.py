@@ -254,13 +254,13 @@ BY_DEFAULT = {"flash_attention": None, "cache_type_k": "f16", "cache_type_v": "f
 
 async def test_with_flash_attention_and_half_precision(llama: Path) -> None:
     """As it is by default, where sums of 16 bits depend more on the batch."""
-    for path, requests, tie in ((llama, TEXTS[2:], FLASH_TIE), (None, CHATS[:5], QUANTISED_FLASH_TIE)):
+    for path, requests, tie in ((llama, TEXTS, FLASH_TIE), (None, CHATS[:5], QUANTISED_FLASH_TIE)):
         async with plain_server(path, options=BY_DEFAULT) as server:
             alone = await plain_answers(server, requests, tie=tie)
         options = {**BY_DEFAULT, "cache_tokens": 320, "host_cache": 1 << 28}
         async with server_of(path, context_size=320, max_sequences=6, options=options) as server:
-            assert_all_same_or_tie(alone * 2, await run_all(server, requests * 2), tie=tie)
-            assert (await engine_status(server))["restored_tokens"] > 0
+            assert_all_same_or_tie(alone * 3, await run_all(server, requests * 3), tie=tie)
+            assert (await engine_status(server))["cells_evicted"] > 0
 
 
 # --- states

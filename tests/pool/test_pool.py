@@ -152,7 +152,7 @@ async def test_all_tasks_wait_in_one_queue() -> None:
     async with server_with(engines, max_sequences=1) as server:
         running = asyncio.create_task(server.run(ask()))
         await eventually(lambda: engines.made and engines.made[0].running == 1)
-        tasks = [asyncio.create_task(server.run(ask(client="text")))]
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(server.run(ask(client="text")))]
         await eventually(lambda: waiting(server) == ["text"])
         vectors = EmbeddingRequest(model="m", input=["a"], priority=-5, client="vectors")
         tasks.append(asyncio.create_task(server.run(vectors)))

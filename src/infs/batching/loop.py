@@ -16,7 +16,9 @@ from typing import TypeVar
 from infs.batching.base import CacheOp, Decoder, Save
 from infs.batching.memory import ColdMemory
 from infs.batching.pacing import Pacing
-from infs.batching.scheduler import Counters, Plan, Scheduler, Sequence
+from infs.batching.plan import Counters, Plan
+from infs.batching.scheduler import Scheduler
+from infs.batching.sequence import Sequence
 from infs.batching.speculation import Speculator, Wanted
 from infs.errors import GenerationFailed, InfsError, RequestCancelled, ServerClosed
 from infs.types import FinishReason

@@ -12,182 +12,20 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Hashable, Iterable
-from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from infs.batching.base import Chunk, Counts, Op, Output, Remove
+from infs.batching.base import Chunk, Counts, Remove
 from infs.batching.blocks import block_end, whole
+from infs.batching.caches import ContextCache, Memory, Nothing
 from infs.batching.order import Order, Turn
+from infs.batching.plan import Counters, Limits, Plan
 from infs.batching.prefix import common_prefix
+from infs.batching.sequence import Sequence
 from infs.batching.shifting import Shift
-from infs.batching.tiers import Piece
 
 SHARE_AT_LEAST = 16  # tokens in common for which waiting for somebody else's prompt pays
 HEADROOM = 16  # cells that every running sequence should be able to grow by when another one starts
 SCORED_CHUNK = 64  # tokens of a step whose scores are all wanted: a row of scores is as long as the vocabulary
-FIRST = (-1001, 0.0, 0)  # before any turn
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One sequence on its way. `tokens` are those of the prompt and those produced; `computed` are in the cells.
-
-    Attributes:
-        max_new: tokens that may be produced; ``None`` leaves only the context as a limit.
-        shift: when the context is full, drop what this says and go on; ``None`` ends the sequence instead.
-        score_from: scores are wanted after every token of the prompt from this one on; ``None`` wants none of them.
-        pin: what was computed stays in the cache for good.
-        priority, client: decide whose turn it is; see `Order`.
-        space: what is cached is shared within a space only.
-        group: only sequences of one group can be in one batch (they want the same adapters).
-        reuse: runs of at least so many cached tokens may be moved when earlier ones were dropped; 0 moves none.
-        speculate: tokens may be guessed.
-        blocks: some of its tokens belong together, as `blocks` has it; it ends in one that does not.
-        guesses: tokens that may follow, to be checked in the next step.
-        streaming: its prompt is computed, and somebody reads what it says.
-        held: tokens that it holds in the tree of the cache.
-        starts: how often it was taken out of the queue.
-    """
-
-    tokens: list[int]
-    output: Output
-    max_new: int | None = None
-    shift: Shift | None = None
-    score_from: int | None = None
-    pin: bool = False
-    priority: int = 0
-    client: str = ""
-    space: str = ""
-    group: Hashable = None
-    reuse: int = 0
-    speculate: bool = True
-    blocks: bool = False
-    turn: Turn = FIRST
-    prompt: int = 0
-    cached: int = 0
-    generated: int = 0
-    computed: int = 0
-    held: int = 0
-    starts: int = 0
-    seq: int | None = None
-    streaming: bool = False
-    guesses: list[int] = field(default_factory=list)
-    restoring: list[Piece] = field(default_factory=list)
-    waits_for: tuple[Sequence, int] | None = None
-
-    @property
-    def pending(self) -> int:
-        """Tokens that are known and not computed."""
-        return len(self.tokens) - self.computed
-
-    @property
-    def scoring(self) -> bool:
-        """Whether scores of the prompt's tokens are wanted."""
-        return self.score_from is not None and not self.streaming
-
-    @property
-    def counts(self) -> Counts:
-        """What it took so far."""
-        return Counts(prompt=self.prompt, cached=self.cached, generated=self.generated)
-
-
-class Memory(Protocol):
-    """Where cells are written down: the tiers below the live one."""
-
-    def find(self, space: str, tokens: Tokens[int], start: int, limit: int) -> Tokens[Piece]:
-        """What is worth restoring of `tokens` from `start` on, at most up to `limit`, without a gap."""
-        ...
-
-
-class Nothing:
-    """A memory that holds nothing."""
-
-    def find(self, space: str, tokens: Tokens[int], start: int, limit: int) -> Tokens[Piece]:
-        """Nothing."""
-        return ()
-
-
-class ContextCache(Protocol):
-    """What is in the cells; see `PrefixCache` and `StateCache`, which differ in what they can share."""
-
-    cuttable: bool
-    ops: list[Op]
-    cells: int
-    evicted: int
-
-    def match(self, tokens: Tokens[int], space: str = "") -> int: ...
-    def unlocked(self, tokens: Tokens[int], space: str = "") -> int: ...
-    def depth(self, seq: int) -> int: ...
-    def evictable(self) -> int: ...
-    def has_seq(self) -> bool: ...
-    def acquire(self, tokens: Tokens[int], limit: int, space: str = "") -> tuple[int, int]: ...
-    def adopt(self, tokens: Tokens[int], least: int, limit: int, space: str = "") -> tuple[int, int] | None: ...
-    def stops(self, seq: int) -> list[int]: ...
-    def extend(self, seq: int, tokens: Tokens[int], *, saved: bool = False) -> None: ...
-    def release(self, seq: int) -> None: ...
-    def evict(self, cells: int) -> int: ...
-    def unsaved(self) -> bool: ...
-    def save(self, most: int) -> None: ...
-    def held(self, seq: int) -> list[int]: ...
-    def clear(self) -> None: ...
-    def check_integrity(self) -> None: ...
-
-
-@dataclass(slots=True)
-class Plan:
-    """One step: `ops` first, then `restores`, then `chunks`, which belong to `sequences` in the same order."""
-
-    ops: list[Op]
-    restores: list[Sequence]
-    chunks: list[Chunk]
-    sequences: list[Sequence]
-    group: Hashable = None
-    streams: int = 0
-
-
-@dataclass(slots=True)
-class Counters:
-    """What was done since the start, in tokens unless the name says otherwise."""
-
-    requests: int = 0
-    steps: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    restored_tokens: int = 0
-    moved_tokens: int = 0
-    computed_tokens: int = 0
-    generated_tokens: int = 0
-    forced_tokens: int = 0
-    guessed_tokens: int = 0
-    accepted_tokens: int = 0
-    preemptions: int = 0
-    shifts: int = 0
-
-
-@dataclass(slots=True)
-class Limits:
-    """`context`: tokens of the longest sequence; `live`: sequences that run at once; `step`: tokens of one step.
-
-    Attributes:
-        beside: tokens of prompts in a step while streams are running; `step` by default.
-        apart: prompts and streams are computed in turns, not in one batch.
-        grain: tokens of prompts of which a step should have a multiple, or at least as many.
-        kept: cells that sequences may hold on which nothing runs; ``None`` for as many as are not wanted otherwise.
-            Every token attends to all cells, if only to find that most are not its own.
-    """
-
-    cells: int
-    context: int
-    live: int
-    step: int
-    beside: int = 0
-    apart: bool = False
-    grain: int = 1
-    kept: int | None = None
-
-    def __post_init__(self) -> None:
-        self.beside = self.beside or self.step
 
 
 @dataclass(slots=True)

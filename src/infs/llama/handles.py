@@ -10,7 +10,7 @@ from threading import Condition, RLock
 from typing import Any, Generic
 
 from infs.batching.loop import Loop
-from infs.batching.scheduler import Sequence as Running
+from infs.batching.sequence import Sequence as Running
 from infs.engines.llama_cpp.answers import Answer, Task
 from infs.engines.llama_cpp.output import Piece
 from infs.errors import GenerationFailed, InfsError, InvalidRequest, RequestCancelled, RequestTimeout

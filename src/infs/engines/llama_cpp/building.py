@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import llama_cpp
 import msgspec
 
+from infs.batching.caches import ContextCache, Nothing
 from infs.batching.memory import ColdMemory
 from infs.batching.pacing import Pacing
+from infs.batching.plan import Limits
 from infs.batching.prefix import PrefixCache
-from infs.batching.scheduler import ContextCache, Limits, Nothing, Scheduler
+from infs.batching.scheduler import Scheduler
 from infs.batching.speculation import Speculator
 from infs.batching.state import StateCache
 from infs.batching.tiers import DiskCache, Tiers

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, Protocol
 
 import llama_cpp
 
 from infs.engines.llama_cpp.gguf_file import has_tensor
 from infs.engines.llama_cpp.options import LlamaOptions, RopeOptions
 from infs.errors import LoadFailed
-
-if TYPE_CHECKING:
-    from infs.engines.llama_cpp.model import LlamaModel
 
 QUANTISED = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"})
 BLOCK = 32  # values that each of these quantises together
@@ -21,7 +19,20 @@ NO_LIMIT = 2**31 - 1
 LONG_FACTORS = ("rope_factors_long.weight", "blk.0.rope_factors_long.weight")
 
 
-def check_options(model: LlamaModel, options: LlamaOptions) -> None:
+class Checked(Protocol):
+    """What is asked of a model; `LlamaModel` has it."""
+
+    path: Path
+    pointer: Any
+    architecture: str
+    metadata: dict[str, str]
+    trained_context: int
+
+    @property
+    def has_cache(self) -> bool: ...
+
+
+def check_options(model: Checked, options: LlamaOptions) -> None:
     """Raise `LoadFailed` for options of contexts that `model` cannot have."""
     _check_cache_types(model, options)
     if options.rope != RopeOptions():
@@ -31,7 +42,7 @@ def check_options(model: LlamaModel, options: LlamaOptions) -> None:
 # --- cache types
 
 
-def _check_cache_types(model: LlamaModel, options: LlamaOptions) -> None:
+def _check_cache_types(model: Checked, options: LlamaOptions) -> None:
     for name, kind, head in (
         ("cache_type_k", options.cache_type_k, "key"),
         ("cache_type_v", options.cache_type_v, "value"),
@@ -51,7 +62,7 @@ def _check_cache_types(model: LlamaModel, options: LlamaOptions) -> None:
         )
 
 
-def _head_sizes(model: LlamaModel, head: str) -> list[int]:
+def _head_sizes(model: Checked, head: str) -> list[int]:
     """The sizes of the model's attention heads, those of layers with a sliding window included."""
     key = f"{model.architecture}.attention.{head}_length"
     heads = max(1, int(llama_cpp.llama_model_n_head(model.pointer)))
@@ -62,7 +73,7 @@ def _head_sizes(model: LlamaModel, head: str) -> list[int]:
 # --- positions
 
 
-def _check_rope(model: LlamaModel, rope: RopeOptions) -> None:
+def _check_rope(model: Checked, rope: RopeOptions) -> None:
     rotates = llama_cpp.llama_model_rope_type(model.pointer) != llama_cpp.LLAMA_ROPE_TYPE_NONE
     if not rotates or has_tensor(model.path, "position_embd.weight"):
         raise _refused("rope", f"a {model.architecture} model has no rotary positions")
@@ -97,19 +108,19 @@ def _check_yarn(rope: RopeOptions, scaling: str) -> None:
         raise _refused("rope.yarn_attn_factor", "it only counts where rope.yarn_ext_factor is 0")
 
 
-def rope_scaling(model: LlamaModel, rope: RopeOptions) -> str:
+def rope_scaling(model: Checked, rope: RopeOptions) -> str:
     """The kind of scaling that holds: the one of the options, else the model's."""
     return rope.scaling or model.metadata.get(f"{model.architecture}.rope.scaling.type") or "linear"
 
 
-def freq_scale(model: LlamaModel, rope: RopeOptions) -> float:
+def freq_scale(model: Checked, rope: RopeOptions) -> float:
     """The factor for positions that holds, 1 if nothing is scaled."""
     if rope_scaling(model, rope) == "none":
         return 1.0
     return rope.freq_scale or float(llama_cpp.llama_model_rope_freq_scale_train(model.pointer))
 
 
-def usable_context(model: LlamaModel, rope: RopeOptions) -> int:
+def usable_context(model: Checked, rope: RopeOptions) -> int:
     """Tokens that the model can be expected to see with `rope`: more than it was trained for, if that scales.
 
     With a higher base nobody can tell, and any length is taken.

@@ -17,7 +17,7 @@ import numpy as np
 
 from infs.batching.base import Counts, Output
 from infs.batching.prefix import common_prefix
-from infs.batching.scheduler import Sequence as Running
+from infs.batching.sequence import Sequence as Running
 from infs.chat.questions import Asked, answer_of, check_questions, conversation, ways_to_ask
 from infs.engines.llama_cpp.decoder import LlamaDecoder
 from infs.engines.llama_cpp.generation import Deliver, Generator, Prompt

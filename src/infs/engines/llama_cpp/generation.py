@@ -13,7 +13,7 @@ from infs.batching.loop import Loop
 from infs.batching.memory import ColdMemory
 from infs.batching.pacing import Pacing
 from infs.batching.scheduler import Scheduler
-from infs.batching.scheduler import Sequence as Running
+from infs.batching.sequence import Sequence as Running
 from infs.batching.shifting import Shift
 from infs.batching.speculation import Speculator
 from infs.chat.parser import Thinking

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 from infs.batching.base import Counts
-from infs.batching.scheduler import Sequence
+from infs.batching.sequence import Sequence
 from infs.engines.llama_cpp.generation import Deliver, Generator, Posted, Prompt
 from infs.engines.llama_cpp.output import Piece
 

@@ -24,10 +24,11 @@ class Checked(Protocol):
 
     path: Path
     pointer: Any
-    architecture: str
     metadata: dict[str, str]
     trained_context: int
 
+    @property
+    def architecture(self) -> str: ...
     @property
     def has_cache(self) -> bool: ...
 

@@ -11,6 +11,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import TypeVar
 
 from infs.batching.base import CacheOp, Decoder, Save
@@ -91,23 +93,28 @@ class Loop:
         """Finish `sequence` before the next step, if it has not ended yet: it has said enough."""
         self._post(lambda: self._stop(sequence))
 
-    def ask(self, question: Callable[[], T], timeout: float) -> T | None:
-        """What `question` returns on the loop's thread, between two steps; ``None`` if that takes too long."""
+    def ask(self, question: Callable[[], T], timeout: float | None = None) -> T | None:
+        """What `question` returns on the loop's thread, between two steps; ``None`` if that takes too long.
+
+        What it raises is raised here.
+        """
         if self._thread.ident is None and self._driving.acquire(blocking=False):  # nobody runs the loop just now
             try:
                 return question()
             finally:
                 self._driving.release()
-        answer: list[T] = []
-        done = threading.Event()
+        answer: Future[T] = Future()
 
         def letter() -> None:
-            answer.append(question())
-            done.set()
+            try:
+                answer.set_result(question())
+            except BaseException as error:
+                answer.set_exception(error)
 
         self._post(letter)
-        done.wait(timeout)
-        return answer[0] if answer else None
+        with suppress(TimeoutError):
+            return answer.result(timeout)
+        return None
 
     def close(self) -> None:
         """End all sequences in a failure and the thread with them; returns when it is gone."""
@@ -292,8 +299,7 @@ class Loop:
             self._memory.costs.computed(prompts, seconds * prompts / tokens)
         if self._pacing is not None:
             self._pacing.took(tokens, seconds)
-            limits = self.scheduler.limits
-            limits.step, limits.beside = max(self._pacing.alone, limits.live), self._pacing.beside
+            self._pacing.apply(self.scheduler.limits)
 
     def _guess(self, guesser: Speculator) -> None:
         """Let tokens be guessed for those that wait for nothing else."""

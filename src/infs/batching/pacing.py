@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from infs.batching.plan import Limits
+
 UNHURRIED = 4.0  # target latencies that a step may take while nobody is streaming
 FADE = 0.7  # what a measurement still weighs when the next one comes
 
@@ -43,6 +45,10 @@ class Pacing:
             return
         self.rate = rate if self.rate is None else self.rate * FADE + rate * (1 - FADE)
         self._choose(self.rate)
+
+    def apply(self, limits: Limits) -> None:
+        """Have steps be of the sizes that were chosen."""
+        limits.step, limits.beside = max(self.alone, limits.live), self.beside
 
     def _choose(self, rate: float) -> None:
         self.beside = self._size(self.target / rate)

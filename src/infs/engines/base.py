@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -147,6 +148,12 @@ def _resolve(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+# GNU OpenMP lets threads that wait for each other spin for ever while there seem to be enough cores: as soon as
+# somebody else wants a core too, a step takes several times as long. A short spin cost nothing that could be measured.
+# Where more of its threads exist than cores (those of an embedder beside those of the loop) it hardly spins at all,
+# which makes a step twice as long, unless waiting is called active.
+SHORT_SPINS = {"GOMP_SPINCOUNT": "10000", "OMP_WAIT_POLICY": "active"}
+
 BUILTIN: Mapping[str, EngineSpec] = {
     spec.name: spec
     for spec in (
@@ -156,10 +163,7 @@ BUILTIN: Mapping[str, EngineSpec] = {
             options="infs.engines.llama_cpp.options:LlamaOptions",
             requires=("llama_cpp", "llguidance", "jinja2", "numpy"),
             extra="llama-cpp",
-            # GNU OpenMP lets threads that wait for each other spin for ever while there seem to be enough cores. As
-            # soon as somebody else wants a core too, a step takes several times as long. A short spin cost nothing
-            # that could be measured.
-            environment={"GOMP_SPINCOUNT": "10000"},
+            environment=SHORT_SPINS if sys.platform == "linux" else {},
         ),
     )
 }

@@ -147,10 +147,10 @@ class Builder:
         )
         batch = decoder.batch
         speed = self._speed()
-        pacing = None if options.batch_tokens else self._pacing(decoder, batch, speed.read())
+        pacing = None if options.batch_tokens else self._pacing(batch, speed.read())
         memory = self._memory()
         draft = self._draft(decoder)
-        scheduler = self._scheduler(decoder, memory, sequences, batch, pacing)
+        scheduler = self._scheduler(decoder, memory, sequences, batch)
         generator = Generator(
             model,
             decoder,
@@ -163,9 +163,27 @@ class Builder:
             pacing=pacing,
             projector=self.projector,
         )
+        machine = Machine(generator, decoder, memory, draft, self.adapters, self.projector, pacing, speed)
         if start:
             generator.loop.start()
-        return Machine(generator, decoder, memory, draft, self.adapters, self.projector, pacing, speed)
+        if pacing is not None:
+            self._pace(machine, pacing)
+        return machine
+
+    def _pace(self, machine: Machine, pacing: Pacing) -> None:
+        """Have steps be as large as they should be; where the speed is not known it is measured.
+
+        That happens on the loop's thread, like all computing. Each thread that computes has OpenMP make threads for
+        it, and with more of them than cores all of them wait for each other in the slow way from then on.
+        """
+        loop = machine.generator.loop
+        if pacing.rate is None:
+            try:
+                loop.ask(lambda: measure(machine.decoder, pacing))
+            except BaseException:
+                machine.close()
+                raise
+        loop.ask(lambda: pacing.apply(loop.scheduler.limits))
 
     @functools.cached_property
     def adapters(self) -> Adapters:
@@ -190,17 +208,12 @@ class Builder:
         path = self._locate(self._options.projector, "options.projector")
         return Projector(self._model, path, self._config.device, self._options, self._native)
 
-    def _scheduler(
-        self, decoder: LlamaDecoder, memory: ColdMemory | None, sequences: int, batch: int, pacing: Pacing | None
-    ) -> Scheduler:
-        live = self._config.max_sequences
-        step, beside = (max(pacing.alone, live), pacing.beside) if pacing is not None else (batch, batch)
+    def _scheduler(self, decoder: LlamaDecoder, memory: ColdMemory | None, sequences: int, batch: int) -> Scheduler:
         limits = Limits(
             cells=decoder.cells,
             context=self._context,
-            live=live,
-            step=step,
-            beside=beside,
+            live=self._config.max_sequences,
+            step=batch,
             # The CPU's kernels have one way for single tokens and another for many, and are slow for both at once.
             apart=not offloads(self._config.device),
             grain=tile(self._config.device, self._options),
@@ -210,12 +223,9 @@ class Builder:
         cache: ContextCache = kind(sequences, saves=memory is not None)  # type: ignore[assignment]
         return Scheduler(limits, cache, memory or Nothing())
 
-    def _pacing(self, decoder: LlamaDecoder, largest: int, rate: float | None) -> Pacing:
+    def _pacing(self, largest: int, rate: float | None) -> Pacing:
         grain = max(LEAST, tile(self._config.device, self._options))
-        pacing = Pacing(self._options.target_latency, largest, grain, rate)
-        if rate is None:
-            measure(decoder, pacing)
-        return pacing
+        return Pacing(self._options.target_latency, largest, grain, rate)
 
     def _speed(self) -> KnownSpeed:
         what = [self.identity(), msgspec.to_builtins(self._config.device), self._options.batch_tokens]

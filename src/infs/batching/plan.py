@@ -48,8 +48,8 @@ class Limits:
         beside: tokens of prompts in a step while streams are running; `step` by default.
         apart: prompts and streams are computed in turns, not in one batch.
         grain: tokens of prompts of which a step should have a multiple, or at least as many.
-        kept: cells that sequences may hold on which nothing runs; ``None`` for as many as are not wanted otherwise.
-            Every token attends to all cells, if only to find that most are not its own.
+        kept: cells that sequences on which nothing runs may go on to hold when another one starts; ``None`` for as many
+            as are not wanted otherwise. Every token attends to all cells, if only to find that most are not its own.
     """
 
     cells: int

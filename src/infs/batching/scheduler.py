@@ -149,8 +149,6 @@ class Scheduler:
         if sequence in self.running:
             self.running.remove(sequence)
             self._leave(sequence)
-            if self.limits.kept is not None and (excess := self.cache.evictable() - self.limits.kept) > 0:
-                self.cache.evict(excess)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
@@ -232,6 +230,8 @@ class Scheduler:
             sequence.cached = sequence.computed
             self.counters.prompt_tokens += sequence.prompt
             self.counters.cached_tokens += sequence.cached
+        if self.limits.kept is not None and (excess := self.cache.evictable() - self.limits.kept) > 0:
+            self.cache.evict(excess)  # now that its own beginning is safe
         self.order.served(sequence.turn)
         self.waiting.remove(sequence)
         bisect.insort(self.running, sequence, key=_turn)

@@ -44,7 +44,6 @@ USUAL_LENGTH = 2048  # tokens of a sequence, for the size of the cache
 SPARE_SEQUENCES = 56  # conversations that may stay in the cache beside those that run
 SPARE_STATES = 8  # the same where each takes a whole state
 MAX_SEQUENCES = 255  # of llama.cpp, less the one through which cells come and go
-KEPT_CELLS = 2048  # of conversations on which nothing runs, where they can be had back from memory
 LARGEST_STEP = 512  # tokens, where the size of steps is measured
 LEAST = 32  # the same of the smallest
 LAST_WORDS = 10.0  # seconds that writing down what is cached may take when a model is unloaded
@@ -209,15 +208,17 @@ class Builder:
         return Projector(self._model, path, self._config.device, self._options, self._native)
 
     def _scheduler(self, decoder: LlamaDecoder, memory: ColdMemory | None, sequences: int, batch: int) -> Scheduler:
+        on_cpu = not offloads(self._config.device)
         limits = Limits(
             cells=decoder.cells,
             context=self._context,
             live=self._config.max_sequences,
             step=batch,
             # The CPU's kernels have one way for single tokens and another for many, and are slow for both at once.
-            apart=not offloads(self._config.device),
+            apart=on_cpu,
             grain=tile(self._config.device, self._options),
-            kept=None if memory is None else KEPT_CELLS,
+            # All cells slow every token down there, and from host memory they are back in no time.
+            kept=0 if on_cpu and self._options.host_cache and self._model.cuttable else None,
         )
         kind: type[PrefixCache | StateCache] = PrefixCache if self._model.cuttable else StateCache
         cache: ContextCache = kind(sequences, saves=memory is not None)  # type: ignore[assignment]

@@ -265,9 +265,14 @@ class Scheduler:
         if not streams:
             return self._prompt_spans(running, budget), 0
         if not self.limits.apart:
-            return spans + self._prompt_spans(running, min(budget, self.limits.beside)), streams
-        prompts = self._prompt_spans(running, self.limits.beside) if self._turn_of_prompts else []
+            return spans + self._prompt_spans(running, min(budget, self._beside(running, streams))), streams
+        prompts = self._prompt_spans(running, self._beside(running, streams)) if self._turn_of_prompts else []
         return (prompts, 0) if prompts else (spans, streams)
+
+    def _beside(self, running: list[Sequence], streams: int) -> int:
+        """Tokens of prompts in a step beside `streams`: more if more wait for their first token than for the next."""
+        waiting = len(running) - streams
+        return min(self.limits.step, self.limits.beside * max(1, waiting // streams))
 
     def _prompt_spans(self, running: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
         """The prompts in turn, until the budget is spent."""
@@ -307,11 +312,8 @@ class Scheduler:
     def _prompt_part(self, sequence: Sequence, budget: int, most: int) -> int:
         """About `budget` tokens of the prompt; never more than `most`, for which the step has room."""
         count = min(sequence.pending, budget)
-        if self.limits.apart and count < sequence.pending:
-            equal = -(
-                -sequence.pending // round(sequence.pending / budget)
-            )  # a small rest takes as long as a large one
-            count = min(-(-equal // self.limits.grain) * self.limits.grain, sequence.pending, most)
+        if self.limits.apart and sequence.pending - count < self.limits.grain // 2:
+            count = min(sequence.pending, most)  # a small rest would take nearly as long as a large one
         if sequence.scoring and sequence.computed + count > (sequence.score_from or 0):
             count = min(count, SCORED_CHUNK)
         if not self.cache.cuttable:

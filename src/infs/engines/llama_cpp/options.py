@@ -93,7 +93,7 @@ class LlamaOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     cache_tokens: Positive | None = None
     batch_tokens: Annotated[int, Meta(ge=8, le=8192)] | None = None
-    target_latency: Annotated[float, Meta(gt=0.0)] = 0.3
+    target_latency: Annotated[float, Meta(gt=0.0)] = 0.25
     host_cache: Annotated[int, Meta(ge=0)] = 1 << 30
     disk_cache: Annotated[int, Meta(ge=0)] = 4 << 30
     pooling: Literal["mean", "cls", "last", "rank"] | None = None

@@ -339,7 +339,8 @@ async def test_questions_share_what_they_are_about(server: InferenceServer) -> N
     assert result.usage.completion_tokens == 0
     again = await server.run(decision(*questions, input=LONG))
     assert again.usage.prompt_tokens == result.usage.prompt_tokens
-    assert again.usage.prompt_tokens - again.usage.cached_tokens == len(questions)
+    # The questions' own tokens are too few to be written down when others start, and are computed again.
+    assert len(questions) <= again.usage.prompt_tokens - again.usage.cached_tokens < len(questions) * 30 < alone
     other = await server.run(decision(*questions, input=LONG, cache_salt="mine"))
     assert other.usage.cached_tokens == 0
     for one, same in zip(result.answers, other.answers, strict=True):

@@ -87,15 +87,13 @@ def test_scores_of_several_prompts_are_where_they_are_said_to_be(decoder: LlamaD
 
 
 def test_there_is_room_for_it_in_a_full_cache_and_none_is_lost(decoder: LlamaDecoder) -> None:
-    assert decoder.cells >= CELLS
-    decoder.decode([Chunk(0, 0, [7] * CELLS, 0)])
-    rest = decoder.cells - CELLS
-    for start in range(0, rest, PADDED):
-        decoder.decode([Chunk(1, start, [7] * min(PADDED, rest - start), 0)])
+    assert decoder.cells == CELLS
+    decoder.decode([Chunk(0, 0, [7] * (CELLS - PADDED), 0)])
+    decoder.decode([Chunk(1, 0, [7] * PADDED, 0)])
     memory = llama_cpp.llama_get_memory(decoder.context)
     assert llama_cpp.llama_memory_seq_pos_max(memory, 2) == -1
     decoder.apply([Remove(1, 0)])
-    decoder.decode([Chunk(1, 0, [7] * min(PADDED, rest), 0)])
+    decoder.decode([Chunk(1, 0, [7] * PADDED, 0)])
 
 
 @pytest.mark.parametrize(

@@ -127,8 +127,8 @@ class LlamaDecoder:
     ) -> None:
         params = context_params(device, options)
         self._padded = tile(device, options) if model.cuttable and projector is None else 1
-        spare = self._padded - 1
-        params.n_ctx = max(cells, sequences + 1) + spare  # llama.cpp wants as many as there are sequences
+        self.cells = max(cells, sequences + 1)  # llama.cpp wants as many as there are sequences
+        params.n_ctx = self.cells + self._padded - 1
         params.n_batch = max(batch, sequences + 1)  # it plans for one token of each sequence at least
         params.n_ubatch = min(UBATCH, params.n_batch)
         if projector is not None and projector.non_causal:
@@ -137,7 +137,6 @@ class LlamaDecoder:
         params.kv_unified = True
         self.context = new_context(model, params, log)
         self.model = model
-        self.cells = int(llama_cpp.llama_n_ctx(self.context)) - spare
         self.sequences = sequences
         self.batch = min(batch, int(llama_cpp.llama_n_batch(self.context)))  # llama.cpp cuts it for short contexts
         self._memory = llama_cpp.llama_get_memory(self.context)

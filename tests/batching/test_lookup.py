@@ -95,3 +95,49 @@ def test_numbers_with_the_same_hash_are_no_match() -> None:
     assert hash((-1,)) == hash((-2,))
     assert PromptLookup(1).find([-1, 7, -2]) is None
     assert PromptLookup(1).find([-2, 7, -1, 8, -2]) == Match(1, 1)
+
+
+def realigned(source: list[int], copy: list[int]) -> list[Match | None]:
+    """What is supposed where nothing is found, after each token of `copy`, which follows `source`."""
+    lookup, tokens, supposed = PromptLookup(3), [*source], []
+    for token in copy:
+        tokens.append(token)
+        supposed.append(None if lookup.find(tokens) else lookup.realigned(tokens))
+    return supposed
+
+
+def test_an_edited_copy_goes_on_behind_what_was_replaced() -> None:
+    source = list(range(100, 120))
+    supposed = realigned(source, [*source[:8], 7, *source[9:]])
+    # Three tokens of the copy find their place; with the one that was replaced it is lost until there are three again.
+    assert supposed[:8] == [None] * 8
+    assert supposed[8:11] == [Match(9, 0), Match(10, 0), Match(11, 0)]
+    assert supposed[11:] == [None] * 9
+
+
+def test_what_goes_on_otherwise_is_given_up() -> None:
+    source = list(range(100, 120))
+    assert realigned(source, [*source[:8], *range(10)])[8:] == [Match(9, 0), Match(10, 0), Match(11, 0), *[None] * 7]
+
+
+def test_nothing_is_supposed_before_anything_was_found() -> None:
+    assert realigned(list(range(100, 120)), [1, 2, 3, 4]) == [None] * 4
+
+
+def test_a_place_at_the_end_has_nothing_to_go_on_with() -> None:
+    lookup, tokens = PromptLookup(1), [5, 6, 5]
+    assert lookup.find(tokens) == Match(1, 1)
+    tokens.append(9)
+    assert lookup.find(tokens) is None
+    assert lookup.realigned(tokens) == Match(2, 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(tokens_like, st.lists(st.integers(0, 5), max_size=30), st.integers(1, 4))
+def test_what_is_supposed_has_something_behind_it(start: list[int], more: list[int], match: int) -> None:
+    lookup, tokens = PromptLookup(match), list(start)
+    for token in more:
+        tokens.append(token)
+        if lookup.find(tokens) is None and (place := lookup.realigned(tokens)) is not None:
+            assert 0 < place.end < len(tokens)
+            assert continuation(tokens, place.end, 3)

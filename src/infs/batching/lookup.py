@@ -9,7 +9,10 @@ LONGEST = 32  # tokens that are compared: two places that agree in so many are a
 
 
 class Match(NamedTuple):
-    """An earlier occurrence of the last `length` tokens, which ends before place `end`; capped at `LONGEST`."""
+    """An earlier occurrence of the last `length` tokens, which ends before place `end`; capped at `LONGEST`.
+
+    A length of 0 stands for a place that is only supposed to go on in the same way, see `PromptLookup.realigned`.
+    """
 
     end: int
     length: int
@@ -37,6 +40,7 @@ class PromptLookup:
         self._before: list[int] = []  # for each end from `match` on: where the same tokens ended before that, or 0
         self._followed: Match | None = None
         self._asked = 0  # tokens there were when `_followed` was found
+        self._trail: tuple[int, int] | None = None  # tokens there were when it was lost, and its end then
 
     def propose(self, tokens: list[int], most: int) -> list[int]:
         """What `most` tokens may follow `tokens`; none where their end occurred nowhere before."""
@@ -55,12 +59,24 @@ class PromptLookup:
             return None
         self._index(tokens)
         latest = self._last.get(hash(tuple(tokens[-self._match :])))
-        if latest is None:
-            self._followed = None
+        found = None if latest is None else self._longest_match(tokens, latest)
+        if found is not None:
+            self._trail = None
+        elif self._followed is not None:
+            self._trail = len(tokens), self._followed.end + len(tokens) - self._asked
+        self._followed, self._asked = found, len(tokens)
+        return found
+
+    def realigned(self, tokens: list[int]) -> Match | None:
+        """Where `find` has just found nothing any more: the place that it followed, as if a token of it was replaced.
+
+        That is how edited copies go on. Soon after, `find` finds it again if so.
+        """
+        if self._trail is None:
             return None
-        self._followed = self._longest_match(tokens, latest)
-        self._asked = len(tokens)
-        return self._followed
+        lost, end = self._trail
+        end += len(tokens) - lost
+        return Match(end, 0) if len(tokens) - lost < self._match and end < len(tokens) else None
 
     def _index(self, tokens: list[int]) -> None:
         """Take in every end before that of all tokens: something must follow."""

@@ -17,11 +17,12 @@ from infs.batching.lookup import Match, PromptLookup, continuation
 
 Mode = Literal["auto", "always", "off"]
 
-DRAFT = 3  # the source behind the three kinds of matches, which `_source` tells apart by their length
+REALIGNED, DRAFT = 3, 4  # sources behind the three kinds of matches, which `_source` tells apart by their length
 LEAST_GAIN = 0.02  # accepted tokens to be expected of a guess, below which it is not worth being considered
 MARGIN = 1.03  # by how much a step with guesses must be better: what is measured is not that exact
 REFRESH = 256  # steps after which one without guesses is taken, to see what it costs today
 PROBE = 2  # guesses that are tried where they do not seem to pay, after `FIRST_PROBE` steps, then twice as many ...
+PRIOR = 0.8  # share of right guesses while nothing is known: what is not tried is never known, and trying costs little
 FIRST_PROBE, LAST_PROBE = 16, 256
 
 
@@ -178,7 +179,7 @@ class Speculator:
             pace = self._paces.get(each.key)
             if pace is None:
                 pace = self._paces[each.key] = _Pace(PromptLookup(self._match))
-            found = pace.lookup.find(each.tokens)
+            found = pace.lookup.find(each.tokens) or pace.lookup.realigned(each.tokens)
             if found is not None or (self._draft is not None and not each.blocks):
                 offers.append(self._offer(index, each, pace, found))
         return offers
@@ -195,7 +196,7 @@ class Speculator:
 
     def _share(self, pace: _Pace, source: int) -> float:
         """That of this sequence; what is known of all the others is where it starts from."""
-        everybody = self._shares[source].estimate(0.5)
+        everybody = self._shares[source].estimate(PRIOR)
         own = pace.shares.get(source)
         return everybody if own is None else own.estimate(everybody)
 
@@ -280,6 +281,8 @@ class Speculator:
 
 def _source(found: Match, match: int) -> int:
     """Matches of different lengths are right more or less often, so they are different sources."""
+    if not found.length:
+        return REALIGNED
     return 0 if found.length < 2 * match else 1 if found.length < 4 * match else 2
 
 

@@ -14,7 +14,7 @@ from infs.batching.base import CacheOp, Chunk, Copy, Remove
 from infs.config import DeviceConfig
 from infs.engines.llama_cpp.adapters import Adapters
 from infs.engines.llama_cpp.contexts import context_params, new_context
-from infs.engines.llama_cpp.kernels import PADDED, tile
+from infs.engines.llama_cpp.kernels import TILE, Tiles, tile
 from infs.engines.llama_cpp.media_cells import MediaCells
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
@@ -126,9 +126,10 @@ class LlamaDecoder:
         projector: Projector | None = None,
     ) -> None:
         params = context_params(device, options)
-        self._padded = tile(device, options) if model.cuttable and projector is None else 1
+        tiles = tile(device, options) == TILE and model.cuttable and projector is None
+        self._tiles = Tiles.of(model) if tiles else None
         self.cells = max(cells, sequences + 1)  # llama.cpp wants as many as there are sequences
-        params.n_ctx = self.cells + self._padded - 1
+        params.n_ctx = self.cells + (TILE if tiles else 0)
         params.n_batch = max(batch, sequences + 1)  # it plans for one token of each sequence at least
         params.n_ubatch = min(UBATCH, params.n_batch)
         if projector is not None and projector.non_causal:
@@ -172,8 +173,8 @@ class LlamaDecoder:
         return self._compute(chunks) if self.media is None else self._with_media(self.media, chunks)
 
     def _compute(self, chunks: Sequence[Chunk]) -> list[int]:
-        missing = self._padded - sum([len(chunk.tokens) for chunk in chunks])
-        if not 0 < missing <= self._padded - PADDED:
+        missing = self._tiles.missing(chunks) if self._tiles is not None else 0
+        if not missing:
             rows = self._batch.fill(chunks)
             self._batch.compute(self.context)
             return rows

@@ -421,6 +421,29 @@ def test_the_oldest_waiting_is_dropped_and_nobody_waits_for_the_disk() -> None:
     assert writer.add(blocks[0], bytes(10)) == 1
 
 
+def test_while_it_is_held_only_what_would_be_lost_is_written() -> None:
+    written = list[BlockId]()
+    writer = Writer(lambda what, data, last: written.append(what.id), lambda id: None, 40)
+    writer.hold(True)
+    blocks = [block(i) for i in range(6)]
+    for what in blocks[:4]:
+        writer.add(what, bytes(10))
+    while writer._bytes > 20 or writer._busy:
+        pass
+    assert written == [what.id for what in blocks[:2]]
+    writer.hold(False)
+    assert writer.flush(60)
+    assert written == [what.id for what in blocks[:4]]
+    writer.hold(True)
+    writer.add(blocks[4], bytes(10))
+    assert writer.flush(60), "whoever waits for the disk ends the hold"
+    assert written == [what.id for what in blocks[:5]]
+    writer.hold(True)
+    writer.add(blocks[5], bytes(10))
+    writer.close()
+    assert len(written) == 5
+
+
 def test_one_that_is_larger_than_may_wait_waits_alone() -> None:
     written = list[BlockId]()
     writer = Writer(lambda what, data, last: written.append(what.id), lambda id: None, 5)

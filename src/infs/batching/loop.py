@@ -69,6 +69,7 @@ class Loop:
         self._log = log or logging.getLogger(__name__)
         self._group: object = None
         self._guessed: set[Sequence] = set()
+        self._held = False
         self._mail: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -175,6 +176,7 @@ class Loop:
     def _run(self) -> None:
         while self._read_mail():
             if self.scheduler.busy:
+                self._hold(True)  # disks are for when nothing is computed: writing takes a core
                 self.safe_step()
             self._after_step()
         self._leave()
@@ -205,6 +207,7 @@ class Loop:
         """Do what the letters say; wait for one if there is nothing else to do. False when closed."""
         with self._wake:
             while not (self._mail or self._closed or self.scheduler.busy):
+                self._hold(False)
                 saves = self._memory is not None and self.scheduler.cache.unsaved()
                 if not self._wake.wait(IDLE if saves else None):
                     break
@@ -221,6 +224,11 @@ class Loop:
                 letters, self._mail = self._mail, deque()
         for letter in letters:
             letter()
+
+    def _hold(self, held: bool) -> None:
+        if self._memory is not None and held != self._held:
+            self._held = held
+            self._memory.hold(held)
 
     def _write_down(self) -> None:
         """Write down some of what is not yet."""

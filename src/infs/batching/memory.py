@@ -51,6 +51,10 @@ class ColdMemory:
         self.costs.restored(piece.tier, piece.bytes, self._clock() - begin)
         return True
 
+    def hold(self, held: bool) -> None:
+        """The machine is computing, or (false) has time to write to disk."""
+        self._tiers.hold(held)
+
     # --- on helper threads
 
     def prefetch(self, space: str, tokens: Sequence[int], known: Callable[[], int]) -> None:

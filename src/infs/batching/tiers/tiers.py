@@ -147,6 +147,11 @@ class Tiers:
         """Wait until everything is on disk, at most `timeout` seconds; False if something is not."""
         return self._writer is None or self._writer.flush(timeout)
 
+    def hold(self, held: bool) -> None:
+        """Write to disk only what would be lost otherwise, until told that there is time again."""
+        if self._writer is not None:
+            self._writer.hold(held)
+
     def close(self) -> None:
         """End the thread that writes; what it has not begun to write is not written (`flush` before). Idempotent."""
         if self._writer:

@@ -30,6 +30,7 @@ class Writer:
         self._used: dict[BlockId, int] = {}
         self._bytes = 0
         self._busy = False
+        self._held = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -55,8 +56,15 @@ class Writer:
                 self._used[id] = start
                 self._wake()
 
+    def hold(self, held: bool) -> None:
+        """While it is held it writes only what would be dropped otherwise."""
+        with self._changed:
+            self._held = held
+            self._changed.notify_all()
+
     def flush(self, timeout: float) -> bool:
-        """Wait until nothing is left to do, at most `timeout` seconds; False if something is."""
+        """Wait until nothing is left to do, at most `timeout` seconds; False if something is. Ends a hold."""
+        self.hold(False)
         with self._changed:
             return self._changed.wait_for(self._idle, timeout)
 
@@ -73,6 +81,12 @@ class Writer:
 
     def _idle(self) -> bool:
         return not (self._waiting or self._used or self._busy)
+
+    def _due(self) -> bool:
+        """Whether there is something to do now."""
+        if self._held:
+            return self._bytes > self._limit // 2
+        return bool(self._waiting or self._used)
 
     def _take(self, id: BlockId) -> tuple[Block, Data] | None:
         held = self._waiting.pop(id, None)
@@ -95,7 +109,7 @@ class Writer:
         with self._changed:
             self._busy = False
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._waiting or self._used or self._closed)
+            self._changed.wait_for(lambda: self._closed or self._due())
             if self._closed:
                 return False
             self._busy = True

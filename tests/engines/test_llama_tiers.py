@@ -400,12 +400,12 @@ async def test_a_process_killed_while_it_saves(tmp_path: Path, folder: Path) -> 
         for kill in range(2):
             await server.run(text("x", max_tokens=1))
             worker = psutil.Process((await engine_status(server))["pid"])
-            running = asyncio.gather(
+            killing = asyncio.create_task(kill_while_writing(worker, tmp_path))
+            await asyncio.gather(
                 *(server.run(salted(request, f"{kill} {n}")) for n in range(4) for request in FIRST),
                 return_exceptions=True,
             )
-            await kill_while_writing(worker, tmp_path)
-            await running
+            await killing  # disks wait until nothing is computed
         for _ in range(2):
             assert_all_same_or_tie(plain, await in_turn(server, SECOND))
         disk = (await tiers_of(server))["disk"]

@@ -96,7 +96,7 @@ class Decoder(Protocol):
         """
         ...
 
-    def save(self, seq: int, start: int, end: int) -> bytes:
+    def save(self, seq: int, start: int, end: int) -> bytes | bytearray:
         """The cells of `seq` at positions ``[start, end)``, for `restore`; empty where that is impossible."""
         ...
 

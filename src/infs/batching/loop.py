@@ -25,7 +25,7 @@ from infs.batching.speculation import Speculator, Wanted
 from infs.errors import GenerationFailed, InfsError, RequestCancelled, ServerClosed
 from infs.types import FinishReason
 
-IDLE = 1.0  # seconds without work after which cells are written down
+IDLE = 0.2  # seconds without work after which cells are written down
 SAVE_AT_ONCE = 512  # tokens that are written down between two looks into the mailbox
 
 T = TypeVar("T")

@@ -37,7 +37,7 @@ class ColdMemory:
             return []
         return pieces[: self.costs.worth(pieces)]
 
-    def put(self, save: Save, data: bytes) -> None:
+    def put(self, save: Save, data: Data) -> None:
         """Take what was serialised for `save`; nothing if that was impossible."""
         if data:
             self._tiers.put(self._prefix + save.space, save.tokens, save.start, data, whole=save.whole)

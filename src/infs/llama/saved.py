@@ -37,7 +37,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     scores: int
 
 
-def pack(header: Header, scores: bytes, state: bytes) -> bytes:
+def pack(header: Header, scores: bytes, state: bytes | bytearray) -> bytes:
     """A saved sequence."""
     head = msgspec.msgpack.encode(header)
     start = START.pack(MAGIC, VERSION, len(head), _hash(head, scores, state))
@@ -66,7 +66,7 @@ def unpack(data: bytes, identity: str) -> tuple[Header, bytes, bytes]:
     return header, bytes(rest[length:end]), bytes(rest[end:])
 
 
-def _hash(*parts: bytes | memoryview) -> bytes:
+def _hash(*parts: bytes | bytearray | memoryview) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(part)

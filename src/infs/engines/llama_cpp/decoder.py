@@ -191,7 +191,7 @@ class LlamaDecoder:
         rows = iter(self._compute(texts) if texts else [])
         return [next(rows) if chunk.tokens else 0 for chunk in left]
 
-    def save(self, seq: int, start: int, end: int) -> bytes:
+    def save(self, seq: int, start: int, end: int) -> bytearray:
         if not self.model.cuttable:
             return self._serialise(seq)
         llama_cpp.llama_memory_seq_cp(self._memory, seq, self._passage, start, end)
@@ -200,11 +200,14 @@ class LlamaDecoder:
         finally:
             llama_cpp.llama_memory_seq_rm(self._memory, self._passage, -1, -1)
 
-    def _serialise(self, seq: int) -> bytes:
+    def _serialise(self, seq: int) -> bytearray:
         size = llama_cpp.llama_state_seq_get_size(self.context, seq)
-        buffer = np.empty(size, np.uint8)
-        written = llama_cpp.llama_state_seq_get_data(self.context, _pointer(buffer, ctypes.c_uint8), size, seq)
-        return buffer[:written].tobytes()
+        data = bytearray(size)  # filled in place: it may be gigabytes, and is copied by nobody
+        view = np.frombuffer(data, np.uint8)
+        written = llama_cpp.llama_state_seq_get_data(self.context, _pointer(view, ctypes.c_uint8), size, seq)
+        del view  # it would keep the size as it is
+        del data[written:]
+        return data
 
     def restore(self, seq: int, data: bytes | bytearray, start: int, end: int) -> bool:
         buffer, passage = np.frombuffer(data, np.uint8), self._passage

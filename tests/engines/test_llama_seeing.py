@@ -246,6 +246,18 @@ async def test_a_conversation_with_an_image_comes_back_from_memory(tiny: Tiny) -
         assert bool(restored) is not tiny.grid
 
 
+async def test_a_conversation_with_an_image_is_kept_while_another_one_starts(tiny: Tiny) -> None:
+    """Also where cells cannot go to memory: there is room for both of them."""
+    first = ask("Look: ", tiny.make(1), "what is it?")
+    (alone,) = await tiny.plain([first], context_size=256)
+    async with tiny.server(context_size=256, options={"cache_tokens": 1024, "host_cache": 1 << 24}) as server:
+        await server.run(first)
+        await server.run(ask("x" * 100))
+        back = await server.run(first)
+    assert_same_or_tie(alone, back.choices[0])
+    assert back.usage.cached_tokens > bytes_before("Look: ")
+
+
 # --- what requests may say
 
 

@@ -218,7 +218,7 @@ class Builder:
             apart=on_cpu,
             grain=tile(self._config.device, self._options),
             # All cells slow every token down there, and from host memory they are back in no time.
-            kept=0 if on_cpu and self._options.host_cache and self._model.cuttable else None,
+            kept=0 if on_cpu and memory is not None and self._options.host_cache and self._model.cuttable else None,
         )
         kind: type[PrefixCache | StateCache] = PrefixCache if self._model.cuttable else StateCache
         cache: ContextCache = kind(sequences, saves=memory is not None)  # type: ignore[assignment]

@@ -30,7 +30,6 @@ from tests.engines.equality import (
     text_of,
 )
 from tests.engines.llama import chat, engine_status, events_of, run_all, text
-from tests.tiny import write_llama, write_mamba
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -57,21 +56,6 @@ TEXTS = [
     for start in ("The", "He", "A")
 ]
 """For tiny models, whose bytes are no text: only log-probabilities tell what they really are."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("equality")
-
-
-@pytest.fixture(scope="module")
-def llama(folder: Path) -> Path:
-    return write_llama(folder / "llama.gguf", context=512)
-
-
-@pytest.fixture(scope="module")
-def mamba(folder: Path) -> Path:
-    return write_mamba(folder / "mamba.gguf", context=512, decay=0.01)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -20,7 +20,7 @@ from infs.errors import WorkerDied
 from infs.server import InferenceServer
 from tests.engines.equality import STATES, assert_all_same_or_tie, plain_answers, plain_server, salted, server_of
 from tests.engines.llama import engine_status, run_all, text
-from tests.tiny import write_llama, write_mamba
+from tests.tiny import write_llama
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,21 +30,6 @@ SECOND = [msgspec.structs.replace(one, prompt=f"{one.prompt} And then", max_toke
 CACHED = 200  # tokens that the second ones share with the first ones, at least
 ON_DISK = {"disk_cache": 1 << 28}
 FEW_CELLS: dict[str, Any] = {"context_size": 320, "max_sequences": 2}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiers")
-
-
-@pytest.fixture(scope="module")
-def llama(folder: Path) -> Path:
-    return write_llama(folder / "llama.gguf", context=512)
-
-
-@pytest.fixture(scope="module")
-def mamba(folder: Path) -> Path:
-    return write_mamba(folder / "mamba.gguf", context=512, decay=0.01)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -42,11 +42,6 @@ class PromptLookup:
         self._asked = 0  # tokens there were when `_followed` was found
         self._trail: tuple[int, int] | None = None  # tokens there were when it was lost, and its end then
 
-    def propose(self, tokens: list[int], most: int) -> list[int]:
-        """What `most` tokens may follow `tokens`; none where their end occurred nowhere before."""
-        found = self.find(tokens)
-        return [] if found is None else continuation(tokens, found.end, most)
-
     def find(self, tokens: list[int]) -> Match | None:
         """The occurrence that agrees with the most tokens; of several the latest, or the one that is being followed.
 

@@ -170,7 +170,7 @@ def _complete(model: LlamaModel, config: ModelConfig, options: LlamaOptions, cac
     if _generates(model, options):
         builder = Builder(model, config, options, native_log(), context=context, cache=cache)
         prompts = Prompts(model, config, context=context, projector=builder.projector)
-        generating = Generating(prompts, builder.build(deliver, start=start), functools.cache(builder.identity))
+        generating = Generating(prompts, builder.build(deliver, start=start), lambda: builder.identity)
     return Loaded(
         model,
         config,

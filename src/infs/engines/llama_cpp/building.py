@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +115,6 @@ class Builder:
         self._native = native
         self._context = context
         self._cache = cache
-        self._log = logging.getLogger("infs.engine.llama_cpp")
 
     def build(self, wake: Callable[[Posted], None], *, pinned: int = 0, start: bool = True) -> Machine:
         """The machine. Takes time: memory is allocated and speed is measured.
@@ -229,7 +227,7 @@ class Builder:
         return Pacing(self._options.target_latency, largest, grain, rate)
 
     def _speed(self) -> KnownSpeed:
-        what = [self.identity(), msgspec.to_builtins(self._config.device), self._options.batch_tokens]
+        what = [self.identity, msgspec.to_builtins(self._config.device)]
         folder = None if self._cache is None else self._cache / "speeds"
         return KnownSpeed(folder, msgspec.json.encode(what, order="sorted").decode())
 
@@ -265,8 +263,9 @@ class Builder:
         if self.projector is not None and self.projector.mrope:
             return None  # cells that were written down have one position each
         disk = DiskCache(self._cache / "contexts", options.disk_cache) if on_disk and self._cache else None
-        return ColdMemory(Tiers(host_bytes=options.host_cache, disk=disk), f"{self.identity()} ")
+        return ColdMemory(Tiers(host_bytes=options.host_cache, disk=disk), f"{self.identity} ")
 
+    @functools.cached_property
     def identity(self) -> str:
         """What must be equal for cells to be of use: the weights, all that changes what is computed, the library."""
         options = self._options

@@ -12,9 +12,9 @@ import msgspec
 
 from infs.config import ModelConfig
 from infs.errors import Failure
-from infs.types import TASKS, Delta, Event, Progress, Request, ToolUse
+from infs.types import TASKS, Delta, Event, Progress, Request, ToolUse, Trail
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_FRAME = 1 << 30  # a longer one is a broken stream, not a message
 HEADER = 4
 
@@ -33,7 +33,10 @@ class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
 
 
 class Load(Frame, frozen=True, kw_only=True, tag="load"):
-    """Parent to worker, first: what to load with which engine. `path` is a local file or folder, `cache` a folder."""
+    """Parent to worker: what to load with which engine. `path` is a local file or folder, `cache` a folder.
+
+    `spare` is the main memory that its caches may take, in bytes.
+    """
 
     model: str
     engine: str
@@ -41,6 +44,17 @@ class Load(Frame, frozen=True, kw_only=True, tag="load"):
     path: str | None
     config: ModelConfig
     cache: str | None = None
+    spare: int | None = None
+
+
+class Estimate(Load, frozen=True, kw_only=True, tag="estimate"):
+    """Parent to worker, before `Load`: what would loading this take?"""
+
+
+class Estimated(Frame, frozen=True, kw_only=True, tag="estimated"):
+    """Worker to parent: a `MemoryUse` as plain data; ``None`` if the engine cannot tell."""
+
+    use: dict[str, Any] | None
 
 
 class Loaded(Frame, frozen=True, kw_only=True, tag="loaded"):
@@ -50,10 +64,12 @@ class Loaded(Frame, frozen=True, kw_only=True, tag="loaded"):
 
 
 class Run(Frame, frozen=True, kw_only=True, tag="run"):
-    """Parent to worker: run a request. `body` is the request, encoded on its own."""
+    """Parent to worker: run a request. `body` is the request, encoded on its own; see `RunContext` for the rest."""
 
     id: int
     body: msgspec.Raw
+    nonce: int = 0
+    trail: list[list[int]] = []
 
 
 class Cancel(Frame, frozen=True, kw_only=True, tag="cancel"):
@@ -83,17 +99,18 @@ class AskStatus(Frame, frozen=True, kw_only=True, tag="ask-status"):
 
 
 class Status(Frame, frozen=True, kw_only=True, tag="status"):
-    """Worker to parent: counters of the engine, as plain data."""
+    """Worker to parent: counters of the engine, as plain data, and how long its present step takes, in seconds."""
 
     id: int
     data: dict[str, Any]
+    stalled: float = 0.0
 
 
 class Close(Frame, frozen=True, kw_only=True, tag="close"):
     """Parent to worker: finish and leave."""
 
 
-AnyFrame = Hello | Load | Loaded | Run | Cancel | Happened | Failed | AskStatus | Status | Close
+AnyFrame = Hello | Load | Loaded | Estimate | Estimated | Run | Cancel | Happened | Failed | AskStatus | Status | Close
 
 _encoder = msgspec.msgpack.Encoder()
 _frames = msgspec.msgpack.Decoder(AnyFrame)
@@ -107,7 +124,7 @@ class RequestCodec:
         results = tuple(kind.result_type for kind in kinds)
         self._requests: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_union(kinds))
         self._events: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
-            _union((Progress, Delta, ToolUse, *results))
+            _union((Progress, Delta, ToolUse, Trail, *results))
         )
 
     def encode(self, value: Request[Any] | Event) -> msgspec.Raw:

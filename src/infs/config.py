@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from infs.errors import ConfigError, Unsupported
+from infs.sizes import check_size
 from infs.types import (
     GENERATION_OPTIONS,
     UNSET,
@@ -41,6 +42,9 @@ Seconds = Annotated[float, Meta(ge=0.0)]
 Positive = Annotated[int, Meta(ge=1)]
 
 
+Size = int | str
+MaxMemory = Size | dict[str, Size]
+
 _GRAMMAR: Any = OwnConstraint | str
 
 
@@ -50,13 +54,14 @@ class DeviceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     `gpu`: ``"auto"`` uses a GPU where the engine finds one, true insists on one, false stays on the CPU; the name
     of a backend (``"cuda"``, ``"metal"``, ``"vulkan"``) insists on that one. `gpu_layers`: how many layers go to
     the GPU (all by default). `cpu_threads`: threads of the CPU (all cores by default). `mem_lock`: keep the
-    weights from being swapped out.
+    weights from being swapped out. `exclusive`: share its GPUs with no other model.
     """
 
     gpu: bool | str = "auto"
     gpu_layers: Annotated[int, Meta(ge=0)] | None = None
     cpu_threads: Positive | None = None
     mem_lock: bool = False
+    exclusive: bool = False
 
     def __post_init__(self) -> None:
         # The environment knows texts only, and a text would do as the name of a backend.
@@ -100,17 +105,24 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         task: what the model is for: ``"text-completion"`` and ``"chat-completion"`` (which go together) leave
             embeddings out, ``"embedding"`` and ``"rerank"`` load it for these alone; by default all that its engine
             can do with it.
-        engine: name of the engine.
-        url: a Hugging Face URL, ``hf:org/repo/file``, or any http(s) URL.
+        engine: name of the engine; by default the one that can load the files.
+        url: a Hugging Face URL, ``hf:org/repo/file``, ``hf:org/repo:Q4_K_M``, ``ollama:name:tag``,
+            ``lmstudio:org/repo`` or any http(s) URL.
         file: a path; a relative one starts at the cache.
         sha256, md5: what the file must hash to.
+        allow_patterns, ignore_patterns: which files of a repository or folder count, as in ``*.gguf``; by default what
+            the engine needs.
         context_size: tokens of the longest sequence (prompt and output); by default what the model was trained
             for, at most 8192.
         max_sequences: how many requests an instance works on at the same time.
         max_instances, min_instances: how many instances there may be, and how many stay loaded.
         ttl: seconds that an idle instance stays loaded; 0 disposes of it at once.
+        pinned: once loaded it stays, whoever else wants its memory.
         prepare: when the files are fetched: on the first request, before the server is ready, or beside it.
         max_queue: how many requests may wait for this model.
+        queue_timeout: seconds that a request may wait for a place; no limit by default.
+        max_replays: how often a request whose worker died is taken up again without having come any further.
+        hang_timeout: seconds that a worker may take for one step before it is replaced.
         device: where it runs.
         completion_defaults: generation settings for requests that do not give them.
         preload: a beginning that many requests share.
@@ -122,18 +134,24 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """
 
     task: Literal["text-completion", "chat-completion", "embedding", "rerank"] | None = None
-    engine: str = "llama-cpp"
+    engine: str | None = None
     url: str | None = None
     file: str | None = None
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     md5: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{32}$")] | None = None
+    allow_patterns: list[str] | None = None
+    ignore_patterns: list[str] | None = None
     context_size: Positive | None = None
     max_sequences: Annotated[int, Meta(ge=1, le=128)] = 8
     max_instances: Positive = 1
     min_instances: Annotated[int, Meta(ge=0)] = 0
     ttl: Seconds = 300.0
+    pinned: bool = False
     prepare: Literal["on-demand", "blocking", "async"] = "on-demand"
     max_queue: Annotated[int, Meta(ge=0)] = 256
+    queue_timeout: Annotated[float, Meta(gt=0.0)] | None = None
+    max_replays: Annotated[int, Meta(ge=0)] = 3
+    hang_timeout: Annotated[float, Meta(gt=0.0)] = 120.0
     device: DeviceConfig = DeviceConfig()
     completion_defaults: dict[str, Any] = {}
     preload: Preload | None = None
@@ -189,12 +207,16 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         models: by id; ids match ``[a-zA-Z0-9_:.-/]+``.
         cache_path: folder for downloaded files; the user's cache folder by default.
         concurrency: most requests that run at the same time over all models; no limit by default.
+        max_memory: what all loaded models together may take: of the host's memory (``"8GB"``, ``"80%"`` or bytes), or
+            of each device by its name, as in ``{ host = "8GB", "cuda:0" = "20GB" }``. By default what the machine has
+            and others do not use.
     """
 
     server: ServerConfig = ServerConfig()
     models: dict[str, ModelConfig] = {}
     cache_path: str | None = None
     concurrency: Positive | None = None
+    max_memory: MaxMemory | None = None
     log: LogConfig = LogConfig()
     hub: HubConfig = HubConfig()
 
@@ -265,7 +287,26 @@ def parse_config(data: Mapping[str, Any], *, where: str = "the configuration") -
     check_keys(data, Config, where)
     plain, models = _split_models(data, where)
     parsed = {name: parse_model(name, model, where) for name, model in models.items()}
-    return msgspec.structs.replace(convert(plain, Config, where), models=parsed)
+    config = convert(plain, Config, where)
+    check_max_memory(config.max_memory, where)
+    return msgspec.structs.replace(config, models=parsed)
+
+
+def check_max_memory(limits: MaxMemory | None, where: str = "the configuration") -> None:
+    """Raise `ConfigError` for an amount of memory that is none."""
+    for name, size in limits_of(limits).items():
+        try:
+            check_size(size)
+        except ValueError as error:
+            key = f"max_memory.{name}" if isinstance(limits, dict) else "max_memory"
+            raise ConfigError(f"{where}: {key}: {error}.", param=key) from error
+
+
+def limits_of(limits: MaxMemory | None) -> dict[str, Size]:
+    """`max_memory` by the names of what it limits; a single amount is the host's."""
+    if limits is None:
+        return {}
+    return limits if isinstance(limits, dict) else {"host": limits}
 
 
 def parse_model(name: str, data: Any, where: str = "the configuration") -> ModelConfig:

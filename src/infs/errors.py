@@ -18,10 +18,13 @@
     │   ├── EngineNotFound        no engine of that name
     │   ├── MissingExtra          a library is not installed
     │   ├── LoadFailed            the model could not be loaded
+    │   │   └── InsufficientMemory it can never fit into the memory that there is
     │   ├── WorkerDied            the process that ran the request ended
+    │   ├── RequestQuarantined    the request ended several workers, and is run no more
     │   └── GenerationFailed      the engine failed while it ran the request
     ├── CapacityError             not now
     │   ├── QueueFull             too many requests are waiting
+    │   ├── QueueTimeout          no place in an instance came free in time
     │   └── ServerClosed          the server is shutting down
     ├── RequestTimeout            the request's own time is over
     └── RequestCancelled          somebody cancelled the request
@@ -196,12 +199,25 @@ class LoadFailed(EngineError):
     code = "load_failed"
 
 
+class InsufficientMemory(LoadFailed):
+    """The model can never fit into the memory that it may use here."""
+
+    code = "insufficient_memory"
+    status = 507
+
+
 class WorkerDied(EngineError):
     """The process that ran the request ended before the request did."""
 
     code = "worker_died"
     status = 502
     retryable = True
+
+
+class RequestQuarantined(EngineError):
+    """The request ended several workers one after the other, so it is run no more."""
+
+    code = "request_quarantined"
 
 
 class GenerationFailed(EngineError):
@@ -230,6 +246,12 @@ class QueueFull(CapacityError):
 
     code = "queue_full"
     status = 429
+
+
+class QueueTimeout(CapacityError):
+    """No place in an instance came free within the time that the request may wait for one."""
+
+    code = "queue_timeout"
 
 
 class ServerClosed(CapacityError):

@@ -76,7 +76,9 @@ class InferenceServer(Conveniences):
         specs = {name: _spec(name, factory) for name, factory in (engines or {}).items()}
         self._models = {name: parse_model(name, config) for name, config in (models or {}).items()}
         self._defaults = {name: typed_defaults(c.completion_defaults) for name, c in self._models.items()}
-        with_engines = {name: (config, find_engine(config.engine, specs)) for name, config in self._models.items()}
+        with_engines = {
+            name: (config, find_engine(config.engine or "llama-cpp", specs)) for name, config in self._models.items()
+        }
         for name, (config, spec) in with_engines.items():
             spec.check_model(name, config)
         self._tools = {name: load_tools(name, config) for name, config in self._models.items()}

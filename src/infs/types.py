@@ -71,6 +71,7 @@ __all__ = [
     "ToolCallDelta",
     "ToolUse",
     "TopLogprob",
+    "Trail",
     "UnsetType",
     "Usage",
     "validate",
@@ -152,13 +153,18 @@ class ToolCallDelta(Struct, frozen=True, kw_only=True):
 
 
 class Progress(Event, frozen=True, kw_only=True, tag="progress"):
-    """How far a stage has come: `done` of `total` (``None`` when unknown), in `unit`."""
+    """How far a stage has come: `done` of `total` (``None`` when unknown), in `unit`.
 
-    stage: Literal["queue", "download", "load", "prompt"]
+    ``memory`` is waiting for other models to make room. `rate` is in units per second, `remaining` in seconds.
+    """
+
+    stage: Literal["queue", "download", "memory", "load", "prompt"]
     done: int
     total: int | None = None
     unit: Literal["bytes", "tokens", "requests", "percent"] = "bytes"
     detail: str = ""
+    rate: float | None = None
+    remaining: float | None = None
 
 
 class Delta(Event, frozen=True, kw_only=True, tag="delta"):
@@ -182,6 +188,16 @@ class ToolUse(Event, frozen=True, kw_only=True, tag="tool-use"):
     call: ToolCall
     result: str | None = None
     failed: bool = False
+
+
+class Trail(Event, frozen=True, kw_only=True, tag="trail"):
+    """Tokens of choice number `index` that the deltas up to the next trail are made of.
+
+    From a request and its trails an engine can go on where another left off. The facade keeps them and tells nobody.
+    """
+
+    index: int = 0
+    tokens: list[int]
 
 
 class CompletionChoice(Struct, frozen=True, kw_only=True):

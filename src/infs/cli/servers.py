@@ -21,7 +21,7 @@ def make_server(config: Config) -> InferenceServer:
         EngineNotFound, MissingExtra: its engine is not there.
     """
     for model in config.models.values():
-        find_engine(model.engine).check_installed()
+        find_engine(model.engine or "llama-cpp").check_installed()
     server = InferenceServer.from_config(config)
     for name, model in server.models.items():
         source = find_source(model, server.store.cache, key=f"models.{name}")

@@ -151,7 +151,7 @@ def _chosen(models: Mapping[str, ModelConfig], target: str | None, name: str | N
 def _with_demo(name: str, model: ModelConfig) -> ModelConfig:
     """`model`; one called ``demo`` that names no files is the demo model, with the settings that it has."""
     demo = demo_model()
-    if name != MODEL_ID or model.url is not None or model.file is not None or model.engine != demo.engine:
+    if name != MODEL_ID or model.url is not None or model.file is not None or model.engine not in (None, demo.engine):
         return model
     said = _difference(_as_data(model), _as_data(ModelConfig()))
     return parse_model(name, merge(_as_data(demo), said))

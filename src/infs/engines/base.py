@@ -8,12 +8,13 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from infs.config import ModelConfig, check_keys, convert
 from infs.errors import ConfigError, EngineNotFound, MissingExtra
+from infs.runner import Runner
 from infs.types import Event, Progress, Request
 
 ENTRY_POINTS = "infs.engines"
@@ -37,31 +38,71 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
+class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU or the like: its `name` (``cuda:0``, ``metal:0``, ``vulkan:1``), what it is, and its memory in bytes."""
+
+    name: str
+    description: str = ""
+    total: int
+    free: int
+
+
+class MemoryUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What loading a model would take, in bytes.
+
+    Attributes:
+        host: of the machine's main memory, that of the process included.
+        devices: of each device, by its name.
+        spare: what it could make use of on top in main memory, and can do without: caches.
+        parts: where that goes, for people: ``weights``, ``context``, ``compute``, ``process`` and the like.
+        machine: the devices that the engine could use.
+    """
+
+    host: int
+    devices: dict[str, int] = {}
+    spare: int = 0
+    parts: dict[str, int] = {}
+    machine: list[DeviceMemory] = []
+
+
 class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is told to load.
 
     Attributes:
         path: a local file or folder, ``None`` for a model without files.
         cache: the folder for what can be made again, where relative paths start; ``None`` for none.
+        spare: bytes of main memory that its caches may take; ``None`` leaves that to the configuration.
+        runner: runs requests on the other models of the server, for an engine in its process that combines them.
     """
 
     model: str
     path: Path | None
     config: ModelConfig
     cache: Path | None = None
+    spare: int | None = None
+    runner: Runner | None = None
 
 
 class RunContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine is told beside the request: its number in this instance, for logs."""
+    """What an engine is told beside the request.
+
+    Attributes:
+        request_id: the request's number in this instance, for logs.
+        nonce: what chance and ids are derived from where the request says nothing, so that it comes out the same again.
+        trail: tokens that each choice has produced before its worker died. The engine yields all events from the
+            beginning, without computing those tokens again one by one, and goes on behind them as it would have.
+    """
 
     request_id: int
+    nonce: int = 0
+    trail: list[list[int]] = []
 
 
 class Engine(Protocol):
     """One model in one process. All methods are called on one event loop; `run` many times at once.
 
     `run` is an async generator. A request is cancelled by closing it: the engine frees what it holds in a
-    ``finally``.
+    ``finally``. An engine may have two more methods, see `Estimating` and `Watched`.
     """
 
     async def load(self, setup: ModelSetup, progress: Callable[[Progress], None]) -> ModelInfo:
@@ -86,6 +127,28 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Free everything; requests still running end in a failure."""
+        ...
+
+
+@runtime_checkable
+class Estimating(Protocol):
+    """An engine that can tell what loading takes, before it loads."""
+
+    async def estimate(self, setup: ModelSetup) -> MemoryUse:
+        """What `load` with the same setup would take; `setup.spare` does not matter.
+
+        Raises:
+            LoadFailed: the files are not what they should be.
+        """
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """An engine of which a step may hang."""
+
+    def stalled(self) -> float:
+        """Seconds that what it computes at the moment has taken so far; 0 while it computes nothing."""
         ...
 
 

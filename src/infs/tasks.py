@@ -14,7 +14,8 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
     """Cancel `tasks` and wait until they have ended, however they did."""
     for task in tasks:
         task.cancel()
-    await asyncio.wait(tasks)
+    if tasks:
+        await asyncio.wait(tasks)
     for task in tasks:
         if not task.cancelled():
             task.exception()  # retrieved, so that nobody warns of it: the caller knows a better one

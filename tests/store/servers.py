@@ -7,7 +7,8 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +29,7 @@ class Answer(Struct, frozen=True, kw_only=True):
         drop_after: bytes of the body after which the connection is cut.
         whole: ranges are ignored.
         stop_after: bytes of the body after which the server waits until `gate` is set.
+        trickle: bytes that are sent at a time, with a hundredth of a second in between.
     """
 
     status: int | None = None
@@ -36,6 +38,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     whole: bool = False
     stop_after: int | None = None
     gate: threading.Event | None = None
+    trickle: int | None = None
 
 
 class Request(NamedTuple):
@@ -56,11 +59,17 @@ class File(Struct, kw_only=True):
 
 
 class Server:
-    """Serves `files` by path, with ranges; `answers` by path say how the next requests go wrong."""
+    """Serves `files` by path, with ranges.
+
+    Attributes:
+        answers: how the next requests of a path go wrong, in their order.
+        rules: for paths that several connections ask for at once: how the request goes that begins at a byte.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, File] = {}
         self.answers: dict[str, list[Answer]] = {}
+        self.rules: dict[str, Callable[[int], Answer]] = {}
         self.requests: list[Request] = []
         self.sent: dict[str, int] = {}
         self.gates: list[threading.Event] = []
@@ -82,6 +91,13 @@ class Server:
         """The GETs of `path` so far."""
         return [request for request in self.requests if request.method == "GET" and request.path == path]
 
+    def asked(self, path: str) -> list[tuple[int, int]]:
+        """The ranges that the GETs of `path` asked for, without the byte behind the last, in the order of the file."""
+        texts = [request.headers.get("range", "") for request in self.gets(path)]
+        found = [re.fullmatch(r"bytes=(\d+)-(\d*)", text) for text in texts]
+        size = len(self.files[path].content)
+        return sorted((int(each[1]), int(each[2]) + 1 if each[2] else size) if each else (0, size) for each in found)
+
     def close(self) -> None:
         for gate in self.gates:
             gate.set()
@@ -101,6 +117,8 @@ class Server:
             return
         answers = self.answers.get(path, [])
         answer = answers.pop(0) if answers and handler.command == "GET" else Answer()
+        if path in self.rules:
+            answer = self.rules[path]((handler.range(file) or (0, 0))[0])
         if answer.status is not None:
             handler.plain(answer.status, answer.headers)
             return
@@ -142,30 +160,36 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def file(self, file: File, answer: Answer, path: str) -> None:
-        first = 0 if answer.whole else self._first_byte(file)
-        if first >= len(file.content) > 0:
-            self.plain(416, {"Content-Range": f"bytes */{len(file.content)}"})
+        size = len(file.content)
+        part = None if answer.whole else self.range(file)
+        first, end = part or (0, size)
+        if first >= size > 0:
+            self.plain(416, {"Content-Range": f"bytes */{size}"})
             return
-        body = file.content[first:]
+        body = file.content[first:end]
         headers = {
+            "Accept-Ranges": "bytes",
             "Content-Length": str(len(body)),
             "Content-Type": file.kind,
             "ETag": file.etag,
             "Last-Modified": file.modified,
         }
-        if first:
-            headers["Content-Range"] = f"bytes {first}-{len(file.content) - 1}/{len(file.content)}"
-        self.send_response(206 if first else 200)
+        if part:
+            headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+        self.send_response(206 if part else 200)
         for name, value in (headers | answer.headers).items():
             if value:
                 self.send_header(name, value)
         self.end_headers()
         self._body(body, answer, path)
 
-    def _first_byte(self, file: File) -> int:
-        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        condition = self.headers.get("If-Range")
-        return int(found[1]) if found and condition in (None, file.etag, file.modified) else 0
+    def range(self, file: File) -> tuple[int, int] | None:
+        """The first byte that is asked for, and the one behind the last; ``None`` when all is."""
+        size = len(file.content)
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not found or self.headers.get("If-Range") not in (None, file.etag, file.modified):
+            return None
+        return int(found[1]), min(int(found[2]) + 1, size) if found[2] else size
 
     def _body(self, body: bytes, answer: Answer, path: str) -> None:
         if answer.drop_after is not None:
@@ -178,7 +202,11 @@ class Handler(BaseHTTPRequestHandler):
             self._send(body[: answer.stop_after], path)
             answer.gate.wait(60)
             body = body[answer.stop_after :]
-        self._send(body, path)
+        step = answer.trickle or len(body) or 1
+        for first in range(0, len(body), step):
+            self._send(body[first : first + step], path)
+            if answer.trickle:
+                time.sleep(0.01)
 
     def _send(self, body: bytes, path: str) -> None:
         if self.command != "HEAD":

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from infs.config import ModelConfig
-from infs.errors import ChecksumMismatch, ConfigError, SourceNotFound
-from infs.store import checksum
+from infs.errors import ChecksumMismatch, ConfigError, SourceError, SourceNotFound
+from infs.store import Fetched, checksum
+from infs.store.rules import TRANSFORMERS
 from infs.types import Progress
 from tests.store.conftest import MakeStore
 from tests.store.servers import overwrite
@@ -62,9 +64,75 @@ async def test_the_home_folder(
 
 
 async def test_a_folder(make_store: MakeStore, events: list[Progress], tmp_path: Path) -> None:
-    assert await make_store().fetch("m", ModelConfig(file=str(tmp_path)), events.append) == tmp_path
+    """For an engine without a rule it is what it is; the others look for what they need."""
+    overwrite(tmp_path / "a" / "weights.bin", CONTENT)
+    own = ModelConfig(file=str(tmp_path), engine="own")
+    assert await make_store().fetch("m", own, events.append) == tmp_path
     with pytest.raises(ConfigError, match="folder"):
-        await make_store().fetch("m", ModelConfig(file=str(tmp_path), md5="0" * 32), events.append)
+        await make_store().fetch("m", msgspec.structs.replace(own, md5="0" * 32), events.append)
+    model = ModelConfig(file=str(tmp_path))
+    with pytest.raises(SourceNotFound, match=r"holds no \.gguf file"):
+        await make_store().fetch("m", model, events.append)
+    assert make_store().find(model) is None
+    overwrite(tmp_path / "a" / "m-Q4_0.gguf", CONTENT)
+    assert await make_store().fetch("m", model, events.append) == tmp_path / "a" / "m-Q4_0.gguf"
+    overwrite(tmp_path / "b" / "m-Q8_0.gguf", CONTENT)
+    with pytest.raises(SourceError, match="write one of these as file") as caught:
+        await make_store().fetch("m", model, events.append)
+    assert f"\n  {tmp_path / 'b' / 'm-Q8_0.gguf'}" in caught.value.message
+    narrowed = msgspec.structs.replace(model, ignore_patterns=["a/*"])
+    assert await make_store().fetch("m", narrowed, events.append) == tmp_path / "b" / "m-Q8_0.gguf"
+
+
+async def test_a_folder_is_judged_by_the_rule_of_its_engine(
+    make_store: MakeStore, events: list[Progress], tmp_path: Path
+) -> None:
+    overwrite(tmp_path / "config.json", b"{}")
+    overwrite(tmp_path / "model-00001-of-00002.safetensors", CONTENT)
+    store = make_store(rules={"transformers": TRANSFORMERS})
+    model = ModelConfig(file=str(tmp_path))
+    with pytest.raises(SourceNotFound, match=r"not complete; .* model-00002-of-00002\.safetensors"):
+        await store.fetch("m", model, events.append)
+    overwrite(tmp_path / "model-00002-of-00002.safetensors", CONTENT)
+    assert await store.store.fetch("m", model, events.append) == Fetched(path=tmp_path, engine="transformers")
+    with pytest.raises(SourceNotFound, match=r"holds a Transformers model \(safetensors\).*llama-cpp"):
+        await make_store().fetch("m", model, events.append)
+
+
+async def test_the_engine_of_a_file(make_store: MakeStore, events: list[Progress], tmp_path: Path) -> None:
+    """Its name tells it, else its content; one that is configured is believed."""
+    store = make_store().store
+    overwrite(tmp_path / "weights", CONTENT)
+    overwrite(tmp_path / "other.bin", b"\x80\x02}")
+    named = ModelConfig(file=str(tmp_path / "weights"))
+    assert store.engine_of(named) == "llama-cpp"
+    assert await store.fetch("m", named, events.append) == Fetched(path=tmp_path / "weights", engine="llama-cpp")
+    other = ModelConfig(file=str(tmp_path / "other.bin"))
+    assert store.engine_of(other) is None
+    with pytest.raises(SourceNotFound, match=r"other\.bin is no model of an engine that is known here \(llama-cpp"):
+        await store.fetch("m", other, events.append)
+    own = msgspec.structs.replace(other, engine="own")
+    assert (await store.fetch("m", own, events.append)) == Fetched(path=tmp_path / "other.bin", engine="own")
+    told = [
+        (ModelConfig(), None),
+        (ModelConfig(engine="own"), "own"),
+        (ModelConfig(file="none.gguf"), "llama-cpp"),
+        (ModelConfig(url="hf:org/repo/m-00001-of-00002.gguf"), "llama-cpp"),
+        (ModelConfig(url="https://example.org/m.gguf?x=1"), "llama-cpp"),
+        (ModelConfig(url="https://example.org/m"), None),
+        (ModelConfig(url="hf:org/repo"), None),
+        (ModelConfig(url="lmstudio:org/repo/m.gguf"), "llama-cpp"),
+        (ModelConfig(url="ollama:none"), None),
+    ]
+    assert [store.engine_of(config) for config, _ in told] == [engine for _, engine in told]
+
+
+async def test_patterns_for_a_single_file_have_no_meaning(
+    make_store: MakeStore, events: list[Progress], file: Path
+) -> None:
+    for model in (ModelConfig(file=str(file)), ModelConfig(url="https://example.org/m.gguf")):
+        with pytest.raises(ConfigError, match="no meaning"):
+            await make_store().fetch("m", msgspec.structs.replace(model, allow_patterns=["*"]), events.append)
 
 
 @pytest.mark.parametrize("name", ["none.gguf", "none-00001-of-00002.gguf"])

@@ -188,7 +188,7 @@ from infs.store import Store
 
 async def main(url, sha256, cache, endpoint):
     store = Store(cache, hub=HubConfig(endpoint=endpoint), environ={"HF_HOME": cache})
-    print(await store.fetch("m", ModelConfig(url=url, sha256=sha256), lambda event: None))
+    print((await store.fetch("m", ModelConfig(url=url, sha256=sha256), lambda event: None)).path)
     await store.close()
 
 asyncio.run(main(*sys.argv[1:]))

@@ -16,11 +16,15 @@ from infs.store.names import cache_name, part_names, part_urls, safe_name
 from infs.store.source import (
     FileSource,
     HubSource,
+    LmStudioSource,
+    OllamaSource,
+    Source,
     UrlSource,
     check_endpoint,
     find_source,
     hub_file_url,
     is_safe_path,
+    is_url,
     parse_file,
     parse_url,
     public_url,
@@ -43,6 +47,17 @@ CACHE = Path("/cache").absolute()
         ("hf:org/repo", HubSource("org/repo", "main", "", True)),
         ("hf:org/repo@v1", HubSource("org/repo", "v1", "", True)),
         ("hf:org/repo/sub/", HubSource("org/repo", "main", "sub", True)),
+        ("hf:org/repo:Q4_K_M", HubSource("org/repo", "main", "", True, "Q4_K_M")),
+        ("hf:org/repo@refs/pr/1:UD-q4_0", HubSource("org/repo", "refs/pr/1", "", True, "UD-q4_0")),
+        ("hf:org/repo/sub:F16", HubSource("org/repo", "main", "sub", True, "F16")),
+        ("hf:org/repo/my:m.gguf", HubSource("org/repo", "main", "my:m.gguf")),
+        ("ollama:qwen3", OllamaSource("registry.ollama.ai/library/qwen3", "latest")),
+        ("ollama:qwen3:0.6b-q4_K_M", OllamaSource("registry.ollama.ai/library/qwen3", "0.6b-q4_K_M")),
+        ("ollama:user/name:tag", OllamaSource("registry.ollama.ai/user/name", "tag")),
+        ("ollama:hf.co/org/repo:Q8_0", OllamaSource("hf.co/org/repo", "Q8_0")),
+        ("lmstudio:pub/repo", LmStudioSource("pub/repo")),
+        ("lmstudio:pub/repo:Q4_K_M", LmStudioSource("pub/repo", "", "Q4_K_M")),
+        ("lmstudio:pub/repo/sub/m.gguf", LmStudioSource("pub/repo", "sub/m.gguf")),
         ("hf:org/repo/my model é.gguf", HubSource("org/repo", "main", "my model é.gguf")),
         ("https://huggingface.co/org/repo/blob/main/m.gguf", HubSource("org/repo", "main", "m.gguf")),
         ("https://huggingface.co/org/repo/resolve/v1/a/m.gguf?download=true", HubSource("org/repo", "v1", "a/m.gguf")),
@@ -61,8 +76,26 @@ CACHE = Path("/cache").absolute()
         ("https://example.org/my model é.gguf", UrlSource("https://example.org/my model é.gguf")),
     ],
 )
-def test_urls_that_are_understood(text: str, source: HubSource | UrlSource) -> None:
+def test_urls_that_are_understood(text: str, source: Source) -> None:
     assert parse_url(text, "http://hub.local:8080/hf") == source
+    assert is_url(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf:org/repo/model.gguf",
+        "hf:org/repo@v1/sub/m.gguf",
+        "hf:org/repo@refs/pr/1:Q4_K_M",
+        "ollama:qwen3:latest",
+        "ollama:user/name:tag",
+        "ollama:hf.co/org/repo:Q8_0",
+        "lmstudio:pub/repo/m.gguf",
+        "lmstudio:pub/repo:Q4_K_M",
+    ],
+)
+def test_a_source_is_written_as_it_was(text: str) -> None:
+    assert str(parse_url(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -78,7 +111,17 @@ def test_urls_that_are_understood(text: str, source: HubSource | UrlSource) -> N
         ("~/m.gguf", "`file`"),
         ("hf:", "names no repository"),
         ("hf:model.gguf", "names no repository"),
-        ("hf:org/repo:Q4_K_M", "no name of the hub"),
+        ("hf:org/repo:", "no name of the hub"),
+        ("hf:org/repo:Q4 K", "no name of the hub"),
+        ("ollama:", "no model of Ollama"),
+        ("ollama:a/b/c/d", "no model of Ollama"),
+        ("ollama:../x", "no model of Ollama"),
+        ("ollama:x:..", "no model of Ollama"),
+        ("ollama:x:", "no model of Ollama"),
+        ("lmstudio:repo", "no model of LM Studio"),
+        ("lmstudio:a/..", "no model of LM Studio"),
+        ("lmstudio:a/b/../c.gguf", "no model of LM Studio"),
+        ("lmstudio:a/b/c:Q4_0", "no model of LM Studio"),
         ("hf:org/../etc/passwd", "no name of the hub"),
         ("hf:org/repo/../../x.gguf", "no path inside"),
         ("hf:org/repo/a\\..\\x.gguf", "no path inside"),
@@ -103,7 +146,10 @@ def test_urls_that_are_refused(text: str, said: str) -> None:
     assert caught.value.param == "models.m.url"
 
 
-@given(st.text() | st.from_regex(r"(?i)(hf:|https?:/{0,2}|hf:/{0,2})[a-z0-9@:/?#\[\]%.\\ -]*", fullmatch=True))
+@given(
+    st.text()
+    | st.from_regex(r"(?i)(hf:|ollama:|lmstudio:|https?:/{0,2}|hf://)[a-z0-9@:/?#\[\]%.\\ -]*", fullmatch=True)
+)
 @example("http://[")
 @example("https://huggingface.co/a/b/blob/refs")
 @example("https://huggingface.co/a/tree/refs")
@@ -116,7 +162,13 @@ def test_any_text_is_a_source_or_a_configuration_error(text: str) -> None:
         return
     if isinstance(source, UrlSource):
         assert len(cache_name(source.url).parts) == 2
-    else:
+    elif isinstance(source, OllamaSource):
+        assert is_safe_path(source.name)
+        assert is_safe_path(source.tag)
+    elif isinstance(source, LmStudioSource):
+        assert is_safe_path(source.repo)
+        assert not source.path or is_safe_path(source.path)
+    elif isinstance(source, HubSource):
         assert not source.path or is_safe_path(source.path)
         assert is_safe_path(source.revision)
         assert source.repo.count("/") <= 1

@@ -1,12 +1,14 @@
 """From a model's source to verified files on this machine.
 
-`source` understands what the configuration says, `hub` asks the hub, `transfer` moves the bytes, `hubcache` and
-`names` say where they lie, and `store` puts these together. Nothing here is imported by a start that needs no
+`source` understands what the configuration says, `rules` what models consist of, `finder` what is on this machine.
+`hub` asks the hub, `downloads` and `transfer` move the bytes, `hubcache` and `names` say where they lie, and `store`
+puts these together. `metadata` and `catalogue` tell what there is. Nothing here is imported by a start that needs no
 download, except what is small.
 """
 
+from infs.store.extras import with_extras
 from infs.store.progress import Report
-from infs.store.store import Store
+from infs.store.store import Fetched, Store
 from infs.store.web import RetryPolicy
 
-__all__ = ["Report", "RetryPolicy", "Store"]
+__all__ = ["Fetched", "Report", "RetryPolicy", "Store", "with_extras"]

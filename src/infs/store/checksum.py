@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ from infs.store.disk import Notes, storage_errors
 from infs.store.progress import Meter, Report
 
 CHUNK = 4 * 1024 * 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 # The wanted digests by the name of their algorithm, in lower-case hexadecimal.
 Digests = Mapping[str, str]
@@ -88,9 +91,52 @@ class Verifier:
             raise ChecksumMismatch(f"{wrong} {_advice(path)}")
 
     def remember(self, path: Path, digests: Digests) -> None:
-        """Note that `path`, as it lies there now, hashes to `digests`."""
-        if digests:
-            self._notes.put("digests", str(path.resolve()), state=_state(path), digests=dict(digests))
+        """Note that `path`, as it lies there now, is whole, and hashes to `digests`."""
+        self._notes.put("digests", str(path.resolve()), state=_state(path), digests=dict(digests))
+
+    async def discard_damaged(self, path: Path, report: Report, log: logging.Logger) -> bool:
+        """Delete a downloaded file that is not what it was when it was remembered, with a line in `log`.
+
+        Another size is damage. With the same size but another time the content decides, where its checksum is known
+        (the hub's cache names content by it), and is damage else. A file that is seen for the first time is remembered.
+
+        Args:
+            path: a file that can be downloaded again: never one of the user's own.
+
+        Returns:
+            Whether it was deleted.
+
+        Raises:
+            SourceError: it cannot be read, or not deleted.
+        """
+        with storage_errors(path):
+            state = _state(path)
+            wrong, wanted = self._compare(path, state)
+            if wanted:
+                show_checking(path, report)
+                found = await digests_of(path, tuple(wanted))
+                wrong = mismatch(str(path), wanted, found)
+                if wrong is None:
+                    self.remember(path, found)
+            if wrong is None:
+                return False
+            log.warning("%s It is deleted, to be downloaded again.", wrong)
+            _delete(path, state)
+            return True
+
+    def _compare(self, path: Path, state: list[int]) -> tuple[str | None, Digests]:
+        """What is wrong with `path` by its note; and what it must hash to, if only its content can tell."""
+        real = path.resolve()
+        note = self._notes.get("digests", str(real))
+        if not note:
+            self.remember(path, {})
+        if note.get("state", state) == state:
+            return None, {}
+        size = note["state"][0]
+        if size != state[0]:
+            return f"{path} has {state[0]} bytes, and had {size}: it is damaged.", {}
+        wanted = {**note["digests"], **({"sha256": real.name} if _SHA256.fullmatch(real.name) else {})}
+        return (None, wanted) if wanted else (f"{path} was changed after its download.", {})
 
     def _known(self, path: Path) -> dict[str, str]:
         if path.is_dir():
@@ -102,6 +148,12 @@ class Verifier:
 def _state(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
+
+
+def _delete(path: Path, state: list[int]) -> None:
+    """Delete what `path` leads to, unless another process has replaced it since it was looked at."""
+    if _state(path) == state:
+        path.resolve().unlink()
 
 
 def _advice(path: Path) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from infs.errors import SourceError, StorageFull
 from infs.store.progress import size_text
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TRIES = 5
+_MOMENT = 0.01  # seconds
 
 
 @contextlib.contextmanager
@@ -65,9 +68,20 @@ def write_text(path: Path, text: str) -> None:
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
+        _replace(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _replace(new: Path, path: Path) -> None:
+    """Give `new` the name `path`. On Windows that is refused while somebody reads what has it, so for a moment."""
+    for _ in range(_TRIES):
+        try:
+            os.replace(new, path)
+            return
+        except PermissionError:
+            time.sleep(_MOMENT)
+    os.replace(new, path)
 
 
 class Notes:

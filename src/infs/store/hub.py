@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from infs.config import HubConfig
-from infs.errors import ConfigError, DownloadFailed, SourceError, SourceForbidden, SourceNotFound
+from infs.errors import ConfigError, DownloadFailed, SourceForbidden, SourceNotFound
 from infs.store.hubcache import hub_home, is_commit
-from infs.store.names import part_names
-from infs.store.source import HUB, HubSource, check_endpoint, hub_file_url, hub_tree_url
+from infs.store.selection import RepoFile
+from infs.store.source import HUB, HubSource, check_endpoint, hub_file_url, hub_tree_url, is_safe_path
 from infs.store.web import RetryPolicy, ask
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     import httpx
 
-MOST_LISTED = 10
 _MOST_PAGES = 50
 _ETAG = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -51,7 +50,7 @@ class Hub:
 
     def __init__(self, config: HubConfig, environ: Mapping[str, str], policy: RetryPolicy) -> None:
         self.endpoint = check_endpoint(config.endpoint or environ.get("HF_ENDPOINT") or HUB)
-        self.offline = environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        self.offline = config.offline or environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         self._token = config.token or environ.get("HF_TOKEN") or environ.get("HUGGING_FACE_HUB_TOKEN")
         self._token_file = hub_home(environ) / "token"
         self._policy = policy
@@ -93,37 +92,30 @@ class Hub:
         size = int(length) if length and length.isdecimal() else None
         return HubFile(commit=commit, etag=etag, size=size, url=hub_file_url(self.endpoint, source, commit))
 
-    async def choose(self, client: httpx.AsyncClient, source: HubSource) -> HubSource:
-        """The one model file in the folder of `source`.
+    async def files(self, client: httpx.AsyncClient, source: HubSource) -> list[RepoFile]:
+        """The files in the folder of `source`, their paths starting there.
 
         Raises:
-            SourceNotFound: there is none.
-            SourceError: there are several.
+            SourceNotFound, SourceForbidden, DownloadFailed
         """
-        files = await self._list(client, source)
-        models = sorted({part_names(path)[0] for path in files if _is_model(path)})
-        if len(models) == 1:
-            return HubSource(source.repo, source.revision, models[0])
-        if not models:
-            raise SourceNotFound(f"{source} holds no .gguf file: name a repository that does, or write the file's URL.")
-        listed = "\n".join(f"  {HubSource(source.repo, source.revision, path)}" for path in models[:MOST_LISTED])
-        more = f"\n  ... and {len(models) - MOST_LISTED} more" if len(models) > MOST_LISTED else ""
-        raise SourceError(f"{source} holds {len(models)} models; write one of these as url:\n{listed}{more}")
-
-    async def _list(self, client: httpx.AsyncClient, source: HubSource) -> list[str]:
-        found: list[str] = []
+        found: list[RepoFile] = []
         url: str | None = hub_tree_url(self.endpoint, source)
         for _ in range(_MOST_PAGES):
             if url is None:
                 break
             response = await self._ask(client, "GET", url, source)
-            found += _paths(response)
+            found += _files(response)
             url = response.links.get("next", {}).get("url")
-        return found
+        above = f"{source.path}/" if source.path else ""
+        return [
+            RepoFile(file.path.removeprefix(above), file.size)
+            for file in found
+            if file.path.startswith(above) and is_safe_path(file.path)
+        ]
 
     async def _ask(self, client: httpx.AsyncClient, method: str, url: str, source: HubSource) -> httpx.Response:
         if self.offline:
-            raise SourceNotFound(f"{source} is not in the cache, and HF_HUB_OFFLINE forbids to download it.")
+            raise forbidden(str(source))
         headers = self.headers()
         response = await ask(client, self._policy, method, url, headers)
         self._check(response, source, bool(headers))
@@ -140,6 +132,13 @@ class Hub:
             raise SourceNotFound(_not_found(source, code, page))
         if status >= 400:
             raise DownloadFailed(f"The hub at {self.endpoint} answered {status} {response.reason_phrase} for {source}.")
+
+
+def forbidden(name: str) -> SourceNotFound:
+    """The error for what is not here and must not be downloaded."""
+    return SourceNotFound(
+        f"{name} is not in the cache, and offline mode (hub.offline, or HF_HUB_OFFLINE=1) forbids to download it."
+    )
 
 
 def _gated(source: HubSource, page: str, with_token: bool) -> str:
@@ -169,18 +168,18 @@ def _not_found(source: HubSource, code: str, page: str) -> str:
     return f"{source} is not there: check the repository, the revision and the file at {page}"
 
 
-def _paths(response: httpx.Response) -> list[str]:
+def _files(response: httpx.Response) -> list[RepoFile]:
     try:
-        entries: list[dict[str, Any]] = msgspec.json.decode(response.content, type=list[dict[str, Any]])
+        entries = msgspec.json.decode(response.content, type=list[_Entry])
     except msgspec.DecodeError as error:
         raise DownloadFailed(f"{response.url.copy_with(query=None)} is not a list of files: {error}.") from error
-    return [str(entry.get("path")) for entry in entries if entry.get("type") == "file"]
+    return [RepoFile(entry.path, entry.size) for entry in entries if entry.type == "file"]
 
 
-def _is_model(path: str) -> bool:
-    """Whether `path` is a model by itself; some GGUF files are only for use beside one."""
-    name = path.rpartition("/")[2].lower()
-    return name.endswith(".gguf") and not name.startswith(("mmproj", "imatrix"))
+class _Entry(msgspec.Struct):
+    type: str = ""
+    path: str = ""
+    size: int | None = None
 
 
 def _read(path: Path) -> str:

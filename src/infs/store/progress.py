@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from infs.store.pace import Pace
 from infs.types import Progress
 
 Report = Callable[[Progress], None]
@@ -13,6 +14,8 @@ INTERVAL = 0.1
 
 class Meter:
     """Turns byte counts into `Progress` events, at most ten a second; the first and the last always come.
+
+    The first count is what was there before, so it is no part of the speed.
 
     Args:
         report: gets the events.
@@ -25,6 +28,7 @@ class Meter:
         self._name = name
         self._clock = clock
         self._next = float("-inf")
+        self._pace = Pace()
 
     def show(self, done: int, total: int | None, *, doing: str = "", always: bool = False) -> None:
         """Say that `done` of `total` bytes are there; `doing` says what takes time, when it is not the download."""
@@ -32,8 +36,24 @@ class Meter:
         if not always and now < self._next:
             return
         self._next = now + INTERVAL
-        detail = f"{self._name}: {doing}" if doing else self._name
-        self._report(Progress(stage="download", done=done, total=total, unit="bytes", detail=detail))
+        self._pace.seen(now, done)
+        rate = self._pace.rate(now)
+        self._report(
+            Progress(
+                stage="download",
+                done=done,
+                total=total,
+                unit="bytes",
+                detail=f"{self._name}: {doing}" if doing else self._name,
+                rate=rate,
+                remaining=_remaining(done, total, rate),
+            )
+        )
+
+
+def _remaining(done: int, total: int | None, rate: float | None) -> float | None:
+    """Seconds until `total`; ``None`` where nobody can say."""
+    return max(0, total - done) / rate if total is not None and rate else None
 
 
 def size_text(size: int) -> str:

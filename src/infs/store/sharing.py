@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Hashable
-from pathlib import Path
+from typing import Generic, TypeVar
 
 from infs.errors import ServerClosed
 from infs.store.progress import Report
 from infs.types import Progress
 
-Work = Callable[[Report], Coroutine[None, None, Path]]
+Result = TypeVar("Result")
 
 
-class Sharing:
+class Sharing(Generic[Result]):
     """Keeps track of the work that runs, by its key.
 
     Work goes on for as long as somebody waits for it: the last one to leave cancels it.
@@ -23,12 +23,14 @@ class Sharing:
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._joint: dict[Hashable, _Joint] = {}
+        self._joint: dict[Hashable, _Joint[Result]] = {}
         # All tasks that have not ended, also those that nobody waits for any more.
-        self._tasks: set[asyncio.Task[Path]] = set()
+        self._tasks: set[asyncio.Task[Result]] = set()
         self._closed = False
 
-    async def run(self, key: Hashable, work: Work, progress: Report) -> Path:
+    async def run(
+        self, key: Hashable, work: Callable[[Report], Coroutine[None, None, Result]], progress: Report
+    ) -> Result:
         """The result of `work`, which is started unless it runs already; `progress` gets its events.
 
         Raises:
@@ -61,14 +63,14 @@ class Sharing:
         if self._tasks:
             await asyncio.wait(list(self._tasks))
 
-    def _start(self, work: Work) -> _Joint:
-        joint = _Joint(self._log)
+    def _start(self, work: Callable[[Report], Coroutine[None, None, Result]]) -> _Joint[Result]:
+        joint: _Joint[Result] = _Joint(self._log)
         joint.task = asyncio.create_task(work(joint.report))
         self._tasks.add(joint.task)
         joint.task.add_done_callback(self._ended)
         return joint
 
-    def _ended(self, task: asyncio.Task[Path]) -> None:
+    def _ended(self, task: asyncio.Task[Result]) -> None:
         self._tasks.discard(task)
         # Looked at here because those who waited for it may all have left.
         with contextlib.suppress(asyncio.CancelledError):
@@ -81,10 +83,10 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class _Joint:
+class _Joint(Generic[Result]):
     """Work that runs, and those who follow it."""
 
-    task: asyncio.Task[Path]
+    task: asyncio.Task[Result]
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log

@@ -22,29 +22,50 @@ if TYPE_CHECKING:
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
+# What says that there are too many requests, not that one of them went wrong.
+LIMITED = frozenset({429, 503})
+
+
+class Connections(Struct, frozen=True, kw_only=True):
+    """When and how one file comes over several connections at once.
+
+    Attributes:
+        most: connections; with 1 all files come over one.
+        piece: bytes that one request asks for.
+        least: bytes that must be missing for more than one connection.
+    """
+
+    most: int = 4
+    piece: int = 16 * 1024 * 1024
+    least: int = 32 * 1024 * 1024
+
+
 class RetryPolicy(Struct, frozen=True, kw_only=True):
-    """How often and how fast something is tried again.
+    """How the network is met: how often and how fast something is tried again, and over how many connections.
 
     Attributes:
         attempts: tries in a row that bring nothing new, before giving up.
         first: seconds before the second try; doubled each time.
         longest: seconds that are waited at most; who asks for more (``Retry-After``) is not waited for.
         timeout: seconds without a sign of the other end after which a try has failed.
+        connections: of the download of one large file.
     """
 
     attempts: int = 5
     first: float = 0.5
     longest: float = 30.0
     timeout: float = 30.0
+    connections: Connections = Connections()
 
 
 class TransientError(Exception):
-    """A failure after which another try may go well."""
+    """A failure after which another try may go well; `limited` when fewer requests would have gone well."""
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after: float | None = None, *, limited: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.retry_after = retry_after
+        self.limited = limited
 
 
 class Attempts:
@@ -71,6 +92,14 @@ class Attempts:
         Raises:
             DownloadFailed: there is none.
         """
+        await asyncio.sleep(self.wait(error))
+
+    def wait(self, error: TransientError) -> float:
+        """Count a failure; the seconds until the next try.
+
+        Raises:
+            DownloadFailed: there is none.
+        """
         self._failed += 1
         wait = self._policy.first * 2 ** (self._failed - 1) * random.uniform(0.75, 1.25)
         wait = min(wait, self._policy.longest) if error.retry_after is None else error.retry_after
@@ -80,7 +109,7 @@ class Attempts:
                 f"{self._what} failed{tries}: {error.reason}. Check the connection and try again. {self._hint}".strip(),
                 retry_after=error.retry_after,
             ) from error
-        await asyncio.sleep(wait)
+        return wait
 
 
 async def open_client(policy: RetryPolicy) -> httpx.AsyncClient:
@@ -123,14 +152,15 @@ async def _ask_once(client: httpx.AsyncClient, method: str, url: str, headers: M
         check_retry(response)
         target = response.next_request
         # Another host gets no token; and what the hub says of a file comes with the redirect, not with its target.
-        if target is None or _origin(target.url) != _origin(response.url):
+        if target is None or not same_origin(target.url, response.url):
             return response
         url = str(target.url)
     raise DownloadFailed(f"{public_url(url)} redirects in circles.")
 
 
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
+def same_origin(one: httpx.URL, other: httpx.URL) -> bool:
+    """Whether both are on the same server, so that one may see what is meant for the other."""
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
 
 
 @contextlib.contextmanager
@@ -167,6 +197,7 @@ def check_retry(response: httpx.Response) -> None:
         raise TransientError(
             f"{public_url(str(response.url))} answered {response.status_code} {response.reason_phrase}".rstrip(),
             retry_after=_retry_after(response.headers.get("Retry-After")),
+            limited=response.status_code in LIMITED,
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from infs.config import ModelConfig
 from infs.errors import ModelNotFound, ServerClosed
 from infs.runner import Conveniences
+from infs.status import Exposition
 from infs.types import (
     UNSET,
     AssistantMessage,
@@ -81,6 +82,11 @@ class FakeServer(Conveniences):
         self.requests: list[Any] = []
         self.running = 0
         self.ended = 0
+        self.unloads: list[tuple[str, bool]] = []
+        self.unload_hold: Hold | None = None
+        self.reloads = 0
+        self.reload_hold: Hold | None = None
+        self.reload_error: Exception | None = None
 
     @property
     def models(self) -> Mapping[str, ModelConfig]:
@@ -111,6 +117,31 @@ class FakeServer(Conveniences):
         """Some data."""
         return {"version": "0", "models": {name: {"state": "idle"} for name in self._models}, "running": self.running}
 
+    async def metrics(self, accept: str = "") -> Exposition:
+        """What was accepted."""
+        return Exposition(body=f"# {accept}\n".encode(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def unload(self, model: str, *, now: bool = False) -> int:
+        """As if there were two instances of it."""
+        self._check_model(model)
+        self.unloads.append((model, now))
+        if self.unload_hold is not None:
+            await self.unload_hold.wait()
+        return 2
+
+    async def reload(self) -> dict[str, Any]:
+        """As if a model had been added, and the port been changed."""
+        self.reloads += 1
+        if self.reload_hold is not None:
+            await self.reload_hold.wait()
+        if self.reload_error is not None:
+            raise self.reload_error
+        return {"added": ["new"], "changed": [], "removed": [], "unchanged": [CHAT], "restart": ["server.port"]}
+
+    def _check_model(self, name: str) -> None:
+        if name not in self._models:
+            raise ModelNotFound(f"There is no model {name!r}.")
+
     async def run(self, request: Request[R]) -> R:
         """The last event of the script."""
         async for event in self.stream(request):
@@ -123,8 +154,7 @@ class FakeServer(Conveniences):
         if self.closing:
             raise ServerClosed("The server is closed.")
         validate(request)
-        if request.model not in self._models:
-            raise ModelNotFound(f"There is no model {request.model!r}.")
+        self._check_model(request.model)
         self.requests.append(request)
         self.running += 1
         try:

@@ -1,12 +1,14 @@
-"""How the server is: for people and programs at ``/``, for load balancers at ``/health``."""
+"""How the server is: for people at ``/``, for load balancers at ``/health``, in numbers at ``/metrics``."""
 
 from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from infs.http import metrics
 from infs.http.endpoint import Operation, json_response
 from infs.http.service import Service
+from infs.status import ServerStatus
 
 
 async def status(service: Service, request: Request) -> Response:
@@ -22,6 +24,9 @@ async def health(service: Service, request: Request) -> Response:
 
 
 OPERATIONS = (
-    Operation(method="GET", path="/", summary="State of the server and its models", handler=status),
+    Operation(
+        method="GET", path="/", summary="State of the server and its models", handler=status, answer=ServerStatus
+    ),
     Operation(method="GET", path="/health", summary="Whether requests are taken", handler=health),
+    *metrics.OPERATIONS,
 )

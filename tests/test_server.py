@@ -70,9 +70,9 @@ async def test_files_are_prepared_before_or_beside_the_start(tmp_path: Path, cap
         with pytest.raises(SourceNotFound):
             await server.run(TextCompletionRequest(model="m", prompt="x"))
     async with InferenceServer({"m": {"file": missing}}) as server:
-        assert (await server.status())["models"]["m"]["state"] == "idle"
+        assert (await server.status()).models["m"].state == "idle"
     async with InferenceServer({"m": {"file": str(MODEL_FILE), "prepare": "blocking"}}) as server:
-        assert (await server.status())["models"]["m"]["instances"] == [], "prepared is not loaded"
+        assert (await server.status()).models["m"].instances == [], "prepared is not loaded"
 
 
 async def test_a_task_that_the_model_cannot_do_is_refused() -> None:

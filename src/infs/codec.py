@@ -92,6 +92,12 @@ class Failed(Frame, frozen=True, kw_only=True, tag="failed"):
     failure: Failure
 
 
+class Shrink(Frame, frozen=True, kw_only=True, tag="shrink"):
+    """Parent to worker: have caches take no more than `spare` bytes of main memory from now on."""
+
+    spare: int
+
+
 class AskStatus(Frame, frozen=True, kw_only=True, tag="ask-status"):
     """Parent to worker: how are you?"""
 
@@ -110,7 +116,21 @@ class Close(Frame, frozen=True, kw_only=True, tag="close"):
     """Parent to worker: finish and leave."""
 
 
-AnyFrame = Hello | Load | Loaded | Estimate | Estimated | Run | Cancel | Happened | Failed | AskStatus | Status | Close
+AnyFrame = (
+    Hello
+    | Load
+    | Loaded
+    | Estimate
+    | Estimated
+    | Run
+    | Cancel
+    | Happened
+    | Failed
+    | AskStatus
+    | Status
+    | Shrink
+    | Close
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _frames = msgspec.msgpack.Decoder(AnyFrame)

@@ -70,7 +70,12 @@ class DeviceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Preload(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is computed when a model is loaded, and stays in the context cache: `messages`, or a text `prefix`."""
+    """What is computed when a model is loaded, and stays in the context cache.
+
+    Attributes:
+        messages: the beginning of a conversation.
+        prefix: the beginning of a text, in place of `messages`.
+    """
 
     messages: list[Message] | None = None
     prefix: str | None = None
@@ -187,17 +192,41 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is logged, and how: readable lines, or one JSON object a line."""
+    """What is logged, and how.
+
+    Attributes:
+        level: the least important lines that are written.
+        format: readable lines of text, or one JSON object a line.
+    """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
 
 
+class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the server tells others about its work.
+
+    Attributes:
+        traces: send a trace of each request to where OpenTelemetry's variables (``OTEL_EXPORTER_OTLP_ENDPOINT`` and the
+            like) say.
+    """
+
+    traces: bool = False
+
+
 class HubConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model hub. Both default to the hub's own variables, ``HF_ENDPOINT`` and ``HF_TOKEN``."""
+    """The model hub.
+
+    Attributes:
+        endpoint: its URL; by default what the hub's own variable ``HF_ENDPOINT`` says.
+        token: what it knows its user by; by default what the hub's own variable ``HF_TOKEN`` says.
+        offline: download nothing, from the hub or elsewhere; by default what the hub's own variable
+            ``HF_HUB_OFFLINE`` says.
+    """
 
     endpoint: str | None = None
     token: str | None = None
+    offline: bool = False
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -219,6 +248,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_memory: MaxMemory | None = None
     log: LogConfig = LogConfig()
     hub: HubConfig = HubConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -243,19 +273,48 @@ def load_config(
     Raises:
         ConfigError: with the key and what to do about it.
     """
-    if path is None and (Path(directory) / DEFAULT_FILE).is_file():
-        path = Path(directory) / DEFAULT_FILE
-    file = read_file(Path(path)) if path is not None else {}
-    where = str(path) if path is not None else "the configuration"
-    layers = (
-        ("the defaults", below or {}),
-        (where, file),
-        ("the environment", read_environ(environ or {}, file)),
-        ("the command line", overrides or {}),
-    )
+    path = find_file(path, directory)
+    layers = read_layers(path, environ=environ, overrides=overrides, below=below)
     for name, layer in layers:
         check_types(layer, name)
-    return parse_config(functools.reduce(merge, (layer for _, layer in layers), {}), where=where)
+    return parse_config(merge_layers(layers), where=str(path) if path is not None else "the configuration")
+
+
+Layers = list[tuple[str, Mapping[str, Any]]]
+
+
+def find_file(path: str | Path | None, directory: str | Path = ".") -> Path | None:
+    """The configuration file: `path`, or ``infs.toml`` in `directory` if it is there."""
+    if path is not None:
+        return Path(path)
+    default = Path(directory) / DEFAULT_FILE
+    return default if default.is_file() else None
+
+
+def read_layers(
+    path: Path | None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    below: Mapping[str, Any] | None = None,
+) -> Layers:
+    """What each place says, with its name for people, the weakest first: defaults, file, environment, flags.
+
+    Raises:
+        ConfigError: for a file, or a value of the environment, that cannot be read.
+    """
+    file = read_file(path) if path is not None else {}
+    return [
+        ("the defaults", below or {}),
+        (str(path) if path is not None else "the configuration", file),
+        ("the environment", read_environ(environ or {}, file)),
+        ("the command line", overrides or {}),
+    ]
+
+
+def merge_layers(layers: Layers) -> dict[str, Any]:
+    """What all of them say together, the last one strongest."""
+    return functools.reduce(merge, (layer for _, layer in layers), {})
 
 
 def check_types(data: Mapping[str, Any], where: str) -> None:
@@ -507,17 +566,40 @@ def _parse(path: Path, text: str) -> Any:
             raise ConfigError(f"{path} is not valid TOML: {error}.") from error
     if suffix == ".json":
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
         except json.JSONDecodeError as error:
             raise ConfigError(f"{path} is not valid JSON: {error}.") from error
     if suffix in (".yaml", ".yml"):
-        import yaml
-
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}.") from error
+        return _parse_yaml(path, text)
     raise ConfigError(f"{path}: a configuration ends in .toml, .yaml, .yml or .json.")
+
+
+def _once(pairs: list[tuple[Any, Any]], path: Path) -> dict[Any, Any]:
+    """`pairs` as a table. A key that is there twice would hide what stood there first."""
+    table: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ConfigError(f"{path} has the key {key!r} twice in one table; keep one.", param=str(key))
+        table[key] = value
+    return table
+
+
+def _parse_yaml(path: Path, text: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Refuses keys that are there twice."""
+
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            node = super().compose_mapping_node(anchor)
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            _once([(key, None) for key in keys if key != "<<"], path)
+            return node
+
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}.") from error
 
 
 def read_environ(environ: Mapping[str, str], data: Mapping[str, Any]) -> dict[str, Any]:
@@ -535,8 +617,8 @@ def read_environ(environ: Mapping[str, str], data: Mapping[str, Any]) -> dict[st
     return result
 
 
-# Read elsewhere: the name of the configuration file itself.
-NOT_SETTINGS = frozenset({"INFS_CONFIG"})
+# Read elsewhere: the name of the configuration file itself, and where commands find a running server.
+NOT_SETTINGS = frozenset({"INFS_CONFIG", "INFS_URL", "INFS_API_KEY"})
 
 
 def _spell(path: list[str], data: Mapping[str, Any]) -> list[str]:
@@ -584,6 +666,7 @@ __all__ = [
     "ModelConfig",
     "Preload",
     "ServerConfig",
+    "TelemetryConfig",
     "ToolConfig",
     "load_config",
     "parse_config",

@@ -18,8 +18,10 @@
     │   ├── EngineNotFound        no engine of that name
     │   ├── MissingExtra          a library is not installed
     │   ├── LoadFailed            the model could not be loaded
+    │   │   ├── LoadInterrupted   the process that loaded it ended
     │   │   └── InsufficientMemory it can never fit into the memory that there is
     │   ├── WorkerDied            the process that ran the request ended
+    │   │   └── WorkerGone        it had ended before the request came
     │   ├── RequestQuarantined    the request ended several workers, and is run no more
     │   └── GenerationFailed      the engine failed while it ran the request
     ├── CapacityError             not now
@@ -199,6 +201,16 @@ class LoadFailed(EngineError):
     code = "load_failed"
 
 
+class LoadInterrupted(LoadFailed):
+    """The process that loaded the model ended before it was done; another one may have more luck.
+
+    `killed`: somebody else ended it.
+    """
+
+    code = "load_interrupted"
+    killed = False
+
+
 class InsufficientMemory(LoadFailed):
     """The model can never fit into the memory that it may use here."""
 
@@ -212,6 +224,12 @@ class WorkerDied(EngineError):
     code = "worker_died"
     status = 502
     retryable = True
+
+
+class WorkerGone(WorkerDied):
+    """The process had ended before the request reached it, so the request had no part in that."""
+
+    code = "worker_gone"
 
 
 class RequestQuarantined(EngineError):

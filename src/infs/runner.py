@@ -2,12 +2,13 @@
 
 A runner has two methods whatever the task. `Conveniences` adds a method for each task, all made by the same
 descriptor, so ``server.chat_completion(model=..., messages=[...])`` is `run` of a `ChatCompletionRequest`, with
-that class's own parameters for the type checker.
+that class's own parameters for the type checker. What comes back is what the runner's own methods give: something to
+await, or, of a `BlockingRunner`, the result itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 from infs.types import (
@@ -49,6 +50,18 @@ class Runner(Protocol):
         ...
 
 
+class BlockingRunner(Protocol):
+    """A runner for programs without an event loop: its methods wait."""
+
+    def run(self, request: Request[R]) -> R:
+        """The result of `request`; see `Runner.run`."""
+        ...
+
+    def stream(self, request: Request[Any]) -> Generator[Event]:
+        """The events of `request` as they happen; see `Runner.stream`."""
+        ...
+
+
 class BoundConvenience(Generic[P, R]):
     """One task of one runner: call it for the result, `stream` it for the events."""
 
@@ -64,6 +77,15 @@ class BoundConvenience(Generic[P, R]):
         return self._runner.stream(self._request(*args, **kwargs))
 
 
+class BlockingConvenience(Protocol[P, R_co]):
+    """A `BoundConvenience` of a runner whose methods wait, for the type checker."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def stream(self, *args: P.args, **kwargs: P.kwargs) -> Generator[Event]:
+        """The events of this request; see `BlockingRunner.stream`."""
+        ...
+
+
 class Convenience(Generic[P, R]):
     """The descriptor behind a task's named method."""
 
@@ -75,12 +97,14 @@ class Convenience(Generic[P, R]):
     def __get__(self, runner: None, owner: type) -> Convenience[P, R]: ...
     @overload
     def __get__(self, runner: Runner, owner: type) -> BoundConvenience[P, R]: ...
-    def __get__(self, runner: Runner | None, owner: type) -> Convenience[P, R] | BoundConvenience[P, R]:
+    @overload
+    def __get__(self, runner: BlockingRunner, owner: type) -> BlockingConvenience[P, R]: ...
+    def __get__(self, runner: Any, owner: type) -> Any:
         return self if runner is None else BoundConvenience(runner, self.request)
 
 
 class Conveniences:
-    """A method for each task, for any class that is a `Runner`. A test holds this list against `TASKS`."""
+    """A method for each task, for any `Runner` or `BlockingRunner`. A test holds this list against `TASKS`."""
 
     text_completion = Convenience(TextCompletionRequest)
     chat_completion = Convenience(ChatCompletionRequest)

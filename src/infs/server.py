@@ -4,36 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from infs.config import Config, HubConfig, ModelConfig, parse_model, typed_defaults, with_defaults
-from infs.engines.base import Engine, EngineSpec, find_engine
-from infs.errors import GenerationFailed, InvalidRequest, RequestTimeout, ServerClosed, Unsupported
-from infs.pool.instance import Instance
+from infs.config import (
+    Config,
+    HubConfig,
+    MaxMemory,
+    ModelConfig,
+    TelemetryConfig,
+    check_max_memory,
+    limits_of,
+)
+from infs.engines.base import Engine, EngineSpec, file_rules, find_engine, spec_of
+from infs.errors import GenerationFailed, RequestTimeout, ServerClosed, Unsupported
+from infs.nesting import check_circle, is_nested
+from infs.pool.attempts import Attempts
+from infs.pool.ledger import Ledger
+from infs.pool.lives import Surroundings
+from infs.pool.machine import ThisMachine
 from infs.pool.pool import Pool
+from infs.pool.reservations import reservations_folder
 from infs.runner import Conveniences
+from infs.served import read_models
+from infs.status import Exposition, ServerStatus
 from infs.store import Store
-from infs.toolbox import Toolbox, equip, load_tools
+from infs.sync import SyncServer
+from infs.telemetry import Observation, Telemetry
+from infs.toolbox import Toolbox, equip
 from infs.types import (
     ChatCompletionRequest,
     Event,
-    GenerationRequest,
-    NamedConstraint,
-    Progress,
     R,
     Request,
     Result,
-    own_constraint,
     validate,
 )
 from infs.version import VERSION
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+RESTART_KEYS = ("cache_path", "hub", "log", "telemetry")
 
 EngineFactory = EngineSpec | Callable[[], Engine]
 
@@ -49,6 +66,9 @@ class InferenceServer(Conveniences):
         cache_path: folder for downloaded files, and the start of relative `file` paths.
         hub: where Hugging Face URLs lead, and the token for it.
         log: where to log; the logger ``infs`` by default.
+        max_memory: what all loaded models together may take, as in the configuration.
+        telemetry: whether requests are traced.
+        tracer_provider: where traces go, which are wanted then; by default what OpenTelemetry's variables say.
 
     Raises:
         ConfigError: with the key and what to do about it; also when a tool of the configuration cannot be imported.
@@ -71,19 +91,24 @@ class InferenceServer(Conveniences):
         cache_path: str | Path | None = None,
         hub: HubConfig | None = None,
         log: logging.Logger | None = None,
+        max_memory: MaxMemory | None = None,
+        telemetry: TelemetryConfig | None = None,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         self._log = log or logging.getLogger("infs")
-        specs = {name: _spec(name, factory) for name, factory in (engines or {}).items()}
-        self._models = {name: parse_model(name, config) for name, config in (models or {}).items()}
-        self._defaults = {name: typed_defaults(c.completion_defaults) for name, c in self._models.items()}
-        with_engines = {
-            name: (config, find_engine(config.engine or "llama-cpp", specs)) for name, config in self._models.items()
-        }
-        for name, (config, spec) in with_engines.items():
-            spec.check_model(name, config)
-        self._tools = {name: load_tools(name, config) for name, config in self._models.items()}
-        self.store = Store(cache_path, hub=hub or HubConfig(), log=self._log)
-        self.pool = Pool(with_engines, self.store, concurrency=concurrency, cache=self.store.cache, log=self._log)
+        self._specs = {name: spec_of(name, factory) for name, factory in (engines or {}).items()}
+        check_max_memory(max_memory)
+        self.store = Store(cache_path, hub=hub or HubConfig(), log=self._log, rules=file_rules(self._specs))
+        self._served = read_models(models or {}, self._engine_of)
+        around = Surroundings(
+            files=self.store, engines=self._find_engine, runner=self, cache=self.store.cache, log=self._log
+        )
+        self._ledger = Ledger(limits_of(max_memory), reservations_folder(), ThisMachine(), self._log)
+        self.pool = Pool(self._served.with_engines, around, self._ledger, concurrency=concurrency)
+        self._attempts = Attempts(self.pool, self._log)
+        self.read_config: Callable[[], Config] | None = None
+        self._config: Config | None = None
+        self.telemetry = Telemetry(telemetry or TelemetryConfig(), provider=tracer_provider)
         self._background: set[asyncio.Task[Any]] = set()
         self._requests = 0
         self._failed = 0
@@ -95,18 +120,46 @@ class InferenceServer(Conveniences):
     @classmethod
     def from_config(cls, config: Config, **options: Any) -> InferenceServer:
         """A server as `config` says; `options` are those of the constructor that a file cannot hold."""
-        return cls(
+        server = cls(
             config.models,
             concurrency=config.concurrency,
             cache_path=config.cache_path,
             hub=config.hub,
+            max_memory=config.max_memory,
+            telemetry=config.telemetry,
             **options,
         )
+        server._config = config
+        return server
+
+    @classmethod
+    def sync(
+        cls,
+        models: Mapping[str, ModelConfig | Mapping[str, Any]] | None = None,
+        engines: Mapping[str, EngineFactory] | None = None,
+        **options: Any,
+    ) -> SyncServer:
+        """A server for programs without an event loop; the arguments are those of the constructor."""
+        return SyncServer(cls(models, engines, **options))
 
     @property
     def models(self) -> Mapping[str, ModelConfig]:
         """The configured models, by id."""
-        return MappingProxyType(self._models)
+        return MappingProxyType(self._served.models)
+
+    def _find_engine(self, name: str) -> EngineSpec:
+        return find_engine(name, self._specs)
+
+    def _engine_of(self, config: ModelConfig) -> EngineSpec | None:
+        """The engine of a model; ``None`` if only its files can tell."""
+        name = self.store.engine_of(config)
+        return None if name is None else self._find_engine(name)
+
+    def check_installed(self) -> None:
+        """Raise `MissingExtra` if the engine of a model, as far as it is known already, lacks a library."""
+        for spec in self._served.engines.values():
+            if spec is not None:
+                spec.check_installed()
 
     # --- life
 
@@ -126,13 +179,13 @@ class InferenceServer(Conveniences):
         if self.started:
             return
         self.started = True
-        for name, config in self._models.items():
+        for name, config in self._served.models.items():
             if config.prepare == "async":
                 self._in_background(self._prepare(name, config))
         await asyncio.gather(
             *(
                 self.store.fetch(name, config, lambda progress: None)
-                for name, config in self._models.items()
+                for name, config in self._served.models.items()
                 if config.prepare == "blocking"
             )
         )
@@ -159,8 +212,10 @@ class InferenceServer(Conveniences):
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        self._attempts.close()
         await self.pool.close()
         await self.store.close()
+        await self.telemetry.close()
 
     # --- requests
 
@@ -174,15 +229,18 @@ class InferenceServer(Conveniences):
 
     async def stream(self, request: Request[Any]) -> AsyncGenerator[Event]:
         """The events of `request`; see `Runner.stream`."""
-        if self.closing:
+        if self.closing and not is_nested():  # what runs may finish, with all that it needs
             raise ServerClosed("The server is shutting down.", retry_after=5.0)
-        self.pool.check_model(request.model)
-        asked, toolbox = self._equip(self._with_grammar(self._with_defaults(request)))
+        self.pool.find(request.model)
+        check_circle(request.model)
+        asked, toolbox = self._equip(self._served.complete(request))
         validate(asked)
         self._requests += 1
+        observation = self.telemetry.observe(asked)
+        run = functools.partial(self._events, observation)
         try:
-            happening = self._events(asked) if toolbox is None else toolbox.run(asked, self._events)
-            async with contextlib.aclosing(_timed(happening, asked.timeout)) as events:
+            happening = run(asked) if toolbox is None else toolbox.run(asked, run)
+            async with contextlib.aclosing(observation.watch(_timed(happening, asked.timeout))) as events:
                 async for event in events:
                     yield event
         finally:
@@ -190,91 +248,79 @@ class InferenceServer(Conveniences):
             if not self._requests:
                 self._idle.set()
 
-    async def _events(self, request: Request[Any]) -> AsyncGenerator[Event]:
-        waiting = _Waiting(self.pool, request)
-        try:
-            async for progress in waiting.progress():
-                yield progress
-            async with contextlib.aclosing(_run_on(waiting.instance(), request)) as events:
-                async for event in events:
-                    yield event
-        finally:
-            await waiting.end()
+    def _events(self, observation: Observation, request: Request[Any]) -> AsyncGenerator[Event]:
+        return self._attempts.events(request, observation.placed)
 
     def _equip(self, request: Request[Any]) -> tuple[Any, Toolbox | None]:
         """`request` with the model's tools, and those of them that are run here."""
         if not isinstance(request, ChatCompletionRequest):
             return request, None
-        rounds = self._models[request.model].max_tool_rounds
-        return equip(request, self._tools[request.model], rounds, self._log)
+        rounds = self._served.models[request.model].max_tool_rounds
+        return equip(request, self._served.tools[request.model], rounds, self._log)
 
-    def _with_defaults(self, request: Request[Any]) -> Request[Any]:
-        """`request` with the model's settings in the places that it leaves open."""
-        if not isinstance(request, GenerationRequest):
-            return request
-        return with_defaults(request, self._defaults[request.model])
+    # --- models come and go
 
-    def _with_grammar(self, request: Request[Any]) -> Request[Any]:
-        """`request` with the model's grammar in the place of its name."""
-        if not isinstance(request, GenerationRequest) or not isinstance(request.constraint, NamedConstraint):
-            return request
-        name, grammars = request.constraint.name, self._models[request.model].grammars
-        if name not in grammars:
-            there = ", ".join(sorted(grammars)) or "none"
-            raise InvalidRequest(
-                f"The model {request.model!r} has no grammar {name!r} in its configuration; there are: {there}.",
-                param="constraint",
-            )
-        return msgspec.structs.replace(request, constraint=own_constraint(grammars[name]))
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration again, with `read_config`, and do what it says now; see `update`.
+
+        Raises:
+            ConfigError: something is wrong with it, and nothing was changed.
+            Unsupported: the server was made without one.
+        """
+        if self.read_config is None:
+            raise Unsupported("This server was not started from a configuration that could be read again.")
+        return self.update(await asyncio.to_thread(self.read_config))
+
+    def update(self, config: Config) -> dict[str, Any]:
+        """Add, change and remove models. Requests that run end as they would have.
+
+        Returns:
+            Ids under ``added``, ``changed``, ``removed`` and ``unchanged``; under ``restart`` the keys of other
+            settings that differ, and count only once the server is started again.
+
+        Raises:
+            ConfigError: something is wrong with it, and nothing was changed.
+        """
+        check_max_memory(config.max_memory)
+        served = read_models(config.models, self._engine_of)
+        changes = _changes(self._served.models, served.models)
+        self._served = served
+        self._ledger.limit_to(limits_of(config.max_memory))
+        self.pool.concurrency = config.concurrency
+        self.pool.update(served.with_engines)
+        for name in [*changes["added"], *changes["changed"]]:
+            if served.models[name].prepare != "on-demand":
+                self._in_background(self._prepare(name, served.models[name]))
+        restart = _differing(self._config, config) if self._config is not None else []
+        self._log.info("The configuration was read again: %s", {**changes, "restart": restart})
+        return {**changes, "restart": restart}
+
+    async def unload(self, model: str, *, now: bool = False) -> int:
+        """Unload a model, when its running requests have ended or (`now`) at once; how many instances went.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        return await self.pool.unload(model, now=now)
 
     # --- status
 
-    async def status(self) -> dict[str, Any]:
-        """What there is to know, as plain data."""
-        return {
-            "version": VERSION,
-            "created": self.created,
-            "closing": self.closing,
-            "requests": self._requests,
-            "running": self.pool.running,
-            "models": await self.pool.status(),
-        }
+    async def status(self) -> ServerStatus:
+        """What there is to know."""
+        return ServerStatus(
+            version=VERSION,
+            created=self.created,
+            closing=self.closing,
+            requests=self._requests,
+            running=self.pool.running,
+            queued=self.pool.queued,
+            models=await self.pool.status(),
+            memory=self.pool.memory(),
+        )
 
-
-class _Waiting:
-    """A lease that is waited for in a task, so that progress can be told meanwhile."""
-
-    def __init__(self, pool: Pool, request: Request[Any]) -> None:
-        self._news: asyncio.Queue[Progress | None] = asyncio.Queue()
-        self._lease = pool.lease(request, self._news.put_nowait)
-        self._task = asyncio.ensure_future(self._lease.__aenter__())
-        self._task.add_done_callback(lambda _: self._news.put_nowait(None))
-
-    async def progress(self) -> AsyncGenerator[Progress]:
-        """How loading goes on, until the place is there (or not to be had)."""
-        while (news := await self._news.get()) is not None:
-            yield news
-
-    def instance(self) -> Instance:
-        """The instance; raises what kept the request from getting one."""
-        return self._task.result()
-
-    async def end(self) -> None:
-        """Give the place back, or stop waiting for it."""
-        if not self._task.done():
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        if not self._task.cancelled() and self._task.exception() is None:
-            await self._lease.__aexit__(None, None, None)
-
-
-async def _run_on(instance: Instance, request: Request[Any]) -> AsyncGenerator[Event]:
-    if request.task not in instance.info.tasks:
-        able = ", ".join(instance.info.tasks)
-        raise Unsupported(f"The model {request.model!r} cannot do {request.task}; it can do: {able}.", param="model")
-    async with contextlib.aclosing(instance.run(request)) as events:
-        async for event in events:
-            yield event
+    async def metrics(self, accept: str = "") -> Exposition:
+        """All metrics as Prometheus reads them, in the format that `accept`, a header of that name, prefers."""
+        return self.telemetry.expose(await self.status(), accept)
 
 
 async def _timed(events: AsyncGenerator[Event], timeout: float | None) -> AsyncGenerator[Event]:
@@ -292,7 +338,18 @@ async def _timed(events: AsyncGenerator[Event], timeout: float | None) -> AsyncG
             yield event
 
 
-def _spec(name: str, factory: EngineFactory) -> EngineSpec:
-    if isinstance(factory, EngineSpec):
-        return factory
-    return EngineSpec(name=name, factory=factory, in_process=True, needs_files=False)
+def _changes(before: Mapping[str, ModelConfig], after: Mapping[str, ModelConfig]) -> dict[str, list[str]]:
+    both = [name for name in after if name in before]
+    return {
+        "added": [name for name in after if name not in before],
+        "changed": [name for name in both if before[name] != after[name]],
+        "removed": [name for name in before if name not in after],
+        "unchanged": [name for name in both if before[name] == after[name]],
+    }
+
+
+def _differing(before: Config, after: Config) -> list[str]:
+    """The keys at the top, and those of ``server``, that take effect with the next start only."""
+    keys = [key for key in RESTART_KEYS if getattr(before, key) != getattr(after, key)]
+    old, new = before.server, after.server
+    return keys + [f"server.{key}" for key in old.__struct_fields__ if getattr(old, key) != getattr(new, key)]

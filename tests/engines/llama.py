@@ -70,7 +70,7 @@ async def run_all(
 async def engine_status(server: InferenceServer) -> dict[str, Any]:
     """The counters of the one instance."""
     status = await server.status()
-    engine: dict[str, Any] = status["models"]["m"]["instances"][0]["engine"]
+    engine: dict[str, Any] = status.models["m"].instances[0].engine
     return engine
 
 

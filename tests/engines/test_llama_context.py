@@ -60,11 +60,11 @@ async def test_a_text_that_reaches_the_end_of_the_context_ends(server: Inference
 
 async def test_context_size_is_what_is_configured(server: InferenceServer) -> None:
     status = await server.status()
-    assert status["models"]["m"]["instances"][0]["context_size"] == CONTEXT
+    assert status.models["m"].instances[0].context_size == CONTEXT
     async with demo_server(context_size=2048) as longer:
         result = await longer.run(text(tokens(1500), max_tokens=1))
         assert result.usage.prompt_tokens == 1500
-        notes = (await longer.status())["models"]["m"]["instances"][0]["notes"]
+        notes = (await longer.status()).models["m"].instances[0].notes
         assert any("2048" in note and "1024" in note for note in notes)
 
 

@@ -190,7 +190,7 @@ async def test_the_note_about_length_goes_by_what_is_usable(tmp_path: Path) -> N
     for context, noted in ((1024, False), (1025, True)):
         async with demo_server(file=str(path), context_size=context, options={"rope": rope}) as server:
             await server.run(text("x", max_tokens=1))
-            notes = (await server.status())["models"]["m"]["instances"][0]["notes"]
+            notes = (await server.status()).models["m"].instances[0].notes
         assert any("trained for" in note for note in notes) is noted
 
 

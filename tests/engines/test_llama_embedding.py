@@ -225,7 +225,7 @@ async def test_a_model_without_a_template_gets_plain_lines(tmp_path: Path, caplo
         by_text = await server.run(text("user: hello\nassistant:", max_tokens=6, ignore_eos=True))
         assert by_chat.text == by_text.text
         assert by_chat.usage.prompt_tokens == by_text.usage.prompt_tokens
-        notes = (await server.status())["models"]["m"]["instances"][0]["notes"]
+        notes = (await server.status()).models["m"].instances[0].notes
     assert any("no chat template" in note for note in notes)
     assert "no chat template" in caplog.text
 
@@ -243,7 +243,7 @@ async def test_a_recurrent_model_answers_and_goes_on_with_states_it_kept(tmp_pat
             assert second[0].logprob == pytest.approx(first[0].logprob, abs=0.02)
             assert second[0].top[0].logprob == pytest.approx(first[0].top[0].logprob, abs=0.02)
         assert any(result.usage.cached_tokens for result in together), "a state that was kept is gone on with"
-        notes = (await server.status())["models"]["m"]["instances"][0]["notes"]
+        notes = (await server.status()).models["m"].instances[0].notes
         assert any("cannot be cut" in note for note in notes)
         choices = await server.run(text("abc", n=3, max_tokens=5, temperature=1.0, seed=1))
         assert len(choices.choices) == 3

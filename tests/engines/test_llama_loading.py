@@ -228,7 +228,7 @@ async def test_a_configured_template_replaces_the_model_s(tmp_path: Path) -> Non
     async with demo_server(file=str(path)) as server:
         own = await server.run(chat("hello", **options))
         assert own.usage.prompt_tokens == 5
-        assert (await server.status())["models"]["m"]["instances"][0]["notes"] == []
+        assert (await server.status()).models["m"].instances[0].notes == []
     async with demo_server(file=str(path), chat_template=OTHER) as server:
         by_chat = await server.run(chat("hello", **options))
         by_text = await server.run(text("[user] hello\n[assistant] ", **options))

@@ -319,7 +319,7 @@ async def test_decisions_about_images(tiny: Tiny) -> None:
 async def test_the_model_tells_what_it_reads(tiny: Tiny) -> None:
     async with tiny.server() as server:
         await server.run(ask("x"))
-        instance = (await server.status())["models"]["m"]["instances"][0]
+        instance = (await server.status()).models["m"].instances[0]
     told = str(instance)
     audio = tiny.sizes == SIZES["audio"]
     assert ("The model reads audio." in told, "The model reads images." in told) == (audio, not audio)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
 import pytest
 
 from infs.errors import GenerationFailed, LoadFailed, QueueFull, RequestTimeout, ServerClosed
@@ -50,7 +51,7 @@ def server_with(
 
 
 async def state(server: InferenceServer, model: str = "m") -> dict[str, Any]:
-    found: dict[str, Any] = (await server.status())["models"][model]
+    found: dict[str, Any] = msgspec.to_builtins(await server.status())["models"][model]
     return found
 
 
@@ -399,7 +400,7 @@ async def test_a_lease_is_a_context_manager_for_the_user_too() -> None:
 async def test_progress_of_loading_is_told_to_who_waits() -> None:
     async with server_with(Engines()) as server, aclosing(server.stream(ask())) as events:
         told = [event async for event in events if isinstance(event, Progress)]
-    assert [progress.stage for progress in told] == ["load"]
+    assert [(progress.stage, progress.done) for progress in told] == [("load", 0), ("load", 100)]
 
 
 async def test_closing_drains_and_refuses() -> None:

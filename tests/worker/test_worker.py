@@ -27,7 +27,6 @@ from infs.types import (
     CompletionChoice,
     Delta,
     Event,
-    Message,
     Progress,
     Request,
     TextCompletionRequest,
@@ -111,7 +110,7 @@ def exists(pid: int) -> bool:
 
 async def worker_pid(server: InferenceServer, model: str = "m") -> int:
     status = await server.status()
-    pid: int = status["models"][model]["instances"][0]["engine"]["pid"]
+    pid: int = status.models[model].instances[0].engine["pid"]
     return pid
 
 
@@ -138,11 +137,12 @@ async def test_kill_before_during_and_after_a_request() -> None:
     async with mischief_server() as server:
         before = int((await server.run(ask("who"))).text)
         os.kill(before, signal.SIGKILL)
-        await eventually(lambda: not server.pool._models["m"].instances)
+        await eventually(lambda: not server.pool.find("m").instances)
         during = int((await server.run(ask("who"))).text)
         assert during != before
         waiting = [asyncio.create_task(server.run(ask("wait"))) for _ in range(3)]
         await eventually(lambda: server.pool.running == 3)
+        await asyncio.sleep(0.2)  # all of them have said something, and this engine does not say how to go on
         os.kill(during, signal.SIGKILL)
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert all(isinstance(result, WorkerDied) and "signal 9" in str(result) for result in results)
@@ -180,9 +180,9 @@ async def test_closing_in_the_middle_of_loading_leaves_no_process() -> None:
     server = mischief_server(options={"load": "hang"})
     waiting = asyncio.create_task(server.run(ask("who")))
     await eventually(
-        lambda: server.pool._models["m"].instances and server.pool._models["m"].instances[0].engine.pid  # type: ignore[attr-defined]
+        lambda: server.pool.find("m").instances and server.pool.find("m").instances[0].engine.pid  # type: ignore[attr-defined]
     )
-    pid = server.pool._models["m"].instances[0].engine.pid  # type: ignore[attr-defined]
+    pid = server.pool.find("m").instances[0].engine.pid  # type: ignore[attr-defined]
     await server.close()
     assert not exists(pid)
     assert (await asyncio.gather(waiting, return_exceptions=True))[0] is not None
@@ -221,7 +221,7 @@ async def test_a_worker_notices_that_its_parent_is_gone() -> None:
             async with demo_server() as server:
                 await server.text_completion(model="demo", prompt="Once", max_tokens=1)
                 status = await server.status()
-                print(status["models"]["demo"]["instances"][0]["engine"]["pid"], flush=True)
+                print(status.models["demo"].instances[0].engine["pid"], flush=True)
                 await asyncio.sleep(1000)
 
         asyncio.run(main())
@@ -235,25 +235,6 @@ async def test_a_worker_notices_that_its_parent_is_gone() -> None:
         parent.kill()
         parent.wait()
     await eventually(lambda: not exists(worker))
-
-
-async def test_the_demo_model_survives_a_kill_in_the_middle_of_a_stream() -> None:
-    """The stream ends in a clear failure, the next request is answered by a new worker."""
-    async with demo_server() as server:
-        message = [Message(role="user", content="Count from 1 to 30.")]
-        whole = (await server.chat_completion(model="demo", messages=message)).text
-        pid = await worker_pid(server, "demo")
-        with pytest.raises(WorkerDied, match="signal 9"):
-            await _kill_after_first(server, pid)
-        assert (await server.chat_completion(model="demo", messages=message)).text == whole
-
-
-async def _kill_after_first(server: InferenceServer, pid: int) -> None:
-    stream = server.text_completion.stream(model="demo", prompt="Once", max_tokens=900, ignore_eos=True)
-    async with aclosing(stream) as events:
-        async for event in events:
-            if isinstance(event, Delta):
-                os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_missing_library_is_named_before_a_process_is_started() -> None:

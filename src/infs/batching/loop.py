@@ -76,6 +76,7 @@ class Loop:
         self._gone = False
         self._driving = threading.Lock()
         self._driver: int | None = None
+        self._since: float | None = None
         self._thread = threading.Thread(target=self._run, name="infs-loop", daemon=True)
 
     def start(self) -> None:
@@ -158,6 +159,12 @@ class Loop:
         return threading.current_thread() is self._thread or self._driver == threading.get_ident()
 
     @property
+    def stepping(self) -> float:
+        """Seconds that the step which is being computed has taken so far; 0 between steps. For any thread."""
+        since = self._since
+        return 0.0 if since is None else max(0.0, self._clock() - since)
+
+    @property
     def counters(self) -> Counters:
         """What was done so far."""
         return self.scheduler.counters
@@ -238,6 +245,13 @@ class Loop:
 
     def step(self) -> None:
         """Schedule, compute, sample, publish."""
+        self._since = self._clock()
+        try:
+            self._step()
+        finally:
+            self._since = None
+
+    def _step(self) -> None:
         if self._guesser is not None:
             self._guess(self._guesser)
         plan = self.scheduler.plan()

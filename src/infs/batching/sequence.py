@@ -73,4 +73,5 @@ class Sequence:
     @property
     def counts(self) -> Counts:
         """What it took so far."""
-        return Counts(prompt=self.prompt, cached=self.cached, generated=self.generated)
+        # What was produced before a worker died may be in the cache too.
+        return Counts(prompt=self.prompt, cached=min(self.cached, self.prompt), generated=self.generated)

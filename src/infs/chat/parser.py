@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -77,6 +79,22 @@ def delta_of(pieces: Iterable[Piece], *, index: int = 0, finish_reason: FinishRe
 def new_call_id() -> str:
     """An id for a tool call."""
     return f"call_{uuid4().hex[:24]}"
+
+
+def call_ids(nonce: int) -> Iterator[Callable[[], str]]:
+    """What makes the ids of calls, for one choice of a request after the other.
+
+    The same ones for the same `nonce`, so that an output that is parsed once more has the calls that it had; random
+    ones for 0.
+    """
+    for choice in itertools.count():
+        numbers = itertools.count()
+
+        def make_id(choice: int = choice, numbers: Iterator[int] = numbers) -> str:
+            key = f"{nonce}/{choice}/{next(numbers)}".encode()
+            return f"call_{hashlib.blake2b(key, digest_size=12).hexdigest()}" if nonce else new_call_id()
+
+        yield make_id
 
 
 class Sink:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from infs.config import ModelConfig, check_keys, convert
-from infs.errors import ConfigError, EngineNotFound, MissingExtra
+from infs.errors import ConfigError, EngineNotFound, InfsError, LoadFailed, MissingExtra
 from infs.runner import Runner
+from infs.store.selection import FileRule
 from infs.types import Event, Progress, Request
 
 ENTRY_POINTS = "infs.engines"
+METHODS = ("load", "run", "status", "close")
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +147,15 @@ class Estimating(Protocol):
 
 
 @runtime_checkable
+class Shrinking(Protocol):
+    """An engine whose caches can give memory back."""
+
+    def shrink(self, spare: int) -> None:
+        """From now on its caches take `spare` bytes of main memory at most; see `ModelSetup.spare`."""
+        ...
+
+
+@runtime_checkable
 class Watched(Protocol):
     """An engine of which a step may hang."""
 
@@ -158,32 +170,50 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         factory: ``"module:name"`` of a callable without arguments that makes an `Engine`, or the callable itself
             for an engine that runs in process.
-        options: ``"module:name"`` of the struct that its `options` in the configuration must fit.
+        options: the struct that its `options` in the configuration must fit, or ``"module:name"`` of it.
         requires: modules that must be importable where it runs.
         extra: the extra of this package that brings them.
         in_process: it needs no process of its own (it is pure Python, or a remote endpoint).
         needs_files: a model of it needs `url` or `file`.
+        files: ``"module:name"`` of an `infs.store.selection.FileRule`, which says what its models consist of. Without
+            one it is given what `url` or `file` names, a file or a whole folder, and is never chosen by the files.
         environment: variables of its worker, where the user has not set them.
+        describe: ``"module:name"`` of a function that tells, as plain data, what its library is and what of this
+            machine it can use: ``build`` (its features), ``backends``, ``devices`` (each like a `DeviceMemory`).
     """
 
     name: str
     factory: str | Callable[[], Engine]
-    options: str | None = None
+    options: str | type[msgspec.Struct] | None = None
     requires: tuple[str, ...] = ()
     extra: str | None = None
     in_process: bool = False
     needs_files: bool = True
+    files: str | None = None
     environment: dict[str, str] = {}
+    describe: str | None = None
 
     def create(self) -> Engine:
         """A new engine, nothing loaded.
 
         Raises:
             MissingExtra: naming the extra to install.
+            LoadFailed: the factory cannot be found, fails, or makes something that is no engine.
         """
         self.check_installed()
-        factory = _resolve(self.factory) if isinstance(self.factory, str) else self.factory
-        engine: Engine = factory()
+        try:
+            factory = _resolve(self.factory) if isinstance(self.factory, str) else self.factory
+            engine: Engine = factory()
+        except InfsError:
+            raise
+        except Exception as error:
+            raise LoadFailed(f"The engine {self.name!r} cannot be made: {type(error).__name__}: {error}") from error
+        missing = [name for name in METHODS if not callable(getattr(engine, name, None))]
+        if missing:
+            raise LoadFailed(
+                f"The engine {self.name!r} is a {type(engine).__name__}, which lacks what an engine has: "
+                f"{', '.join(missing)}."
+            )
         return engine
 
     def check_installed(self) -> None:
@@ -199,7 +229,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         if self.needs_files and config.url is None and config.file is None:
             raise ConfigError(f"{key} needs a url or a file.", param=key)
         if self.options is not None:
-            kind = _resolve(self.options)
+            kind = _resolve(self.options) if isinstance(self.options, str) else self.options
             check_keys(config.options, kind, "the configuration", f"{key}.options")
             convert(config.options, kind, "the configuration", f"{key}.options")
         elif config.options and not callable(self.factory):
@@ -226,7 +256,9 @@ BUILTIN: Mapping[str, EngineSpec] = {
             options="infs.engines.llama_cpp.options:LlamaOptions",
             requires=("llama_cpp", "llguidance", "jinja2", "numpy"),
             extra="llama-cpp",
+            files="infs.store.rules:GGUF",
             environment=SHORT_SPINS if sys.platform == "linux" else {},
+            describe="infs.engines.llama_cpp.probing:describe",
         ),
     )
 }
@@ -235,10 +267,11 @@ BUILTIN: Mapping[str, EngineSpec] = {
 def find_engine(name: str, custom: Mapping[str, EngineSpec] | None = None) -> EngineSpec:
     """The engine called `name`: one of `custom`, a built-in one, or one that an installed package offers.
 
-    A package offers one through an entry point in the group ``infs.engines`` that names an `EngineSpec`.
+    A package offers one through an entry point in the group ``infs.engines`` that names an `EngineSpec`, or a class
+    or other callable that makes an `Engine` in this process.
 
     Raises:
-        EngineNotFound: naming those that there are.
+        EngineNotFound: naming those that there are; or the one that is offered cannot be imported.
     """
     found = (custom or {}).get(name) or BUILTIN.get(name)
     if found is not None:
@@ -246,7 +279,52 @@ def find_engine(name: str, custom: Mapping[str, EngineSpec] | None = None) -> En
     offered = entry_points(group=ENTRY_POINTS)
     for point in offered:
         if point.name == name:
-            spec: EngineSpec = point.load()
-            return spec
+            return _offered(point)
     known = sorted({*BUILTIN, *(custom or {}), *(point.name for point in offered)})
     raise EngineNotFound(f"There is no engine {name!r}; there are: {', '.join(known)}.")
+
+
+def file_rules(custom: Mapping[str, EngineSpec] | None = None) -> dict[str, FileRule]:
+    """What the models of each engine consist of, by its name, in the order in which `find_engine` looks.
+
+    Engines that are offered and cannot be imported have none; `find_engine` says what is wrong with them.
+
+    Raises:
+        EngineNotFound: what a specification names as `files` is no rule.
+    """
+    specs = {**BUILTIN, **(custom or {})}
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name not in specs:
+            with contextlib.suppress(EngineNotFound):
+                specs[point.name] = _offered(point)
+    order = [*(custom or {}), *(name for name in specs if name not in (custom or {}))]
+    return {name: _rule(specs[name]) for name in order if specs[name].files is not None}
+
+
+def _rule(spec: EngineSpec) -> FileRule:
+    try:
+        found: Any = _resolve(spec.files or "")
+    except (ImportError, AttributeError, ValueError) as error:
+        raise EngineNotFound(f"The engine {spec.name!r} names {spec.files!r} as its files: {error}.") from error
+    if not all(callable(getattr(found, name, None)) for name in ("select", "recognises", "extras")):
+        raise EngineNotFound(f"The engine {spec.name!r} names {spec.files!r} as its files, which is no FileRule.")
+    rule: FileRule = found
+    return rule
+
+
+def spec_of(name: str, engine: EngineSpec | Callable[[], Engine]) -> EngineSpec:
+    """`engine` as a specification: a callable makes an engine in this process."""
+    if isinstance(engine, EngineSpec):
+        return engine
+    return EngineSpec(name=name, factory=engine, in_process=True, needs_files=False)
+
+
+def _offered(point: EntryPoint) -> EngineSpec:
+    where = f"The engine {point.name!r} that an installed package offers as {point.value!r}"
+    try:
+        found = point.load()
+    except Exception as error:
+        raise EngineNotFound(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+    if not isinstance(found, EngineSpec) and not callable(found):
+        raise EngineNotFound(f"{where} is a {type(found).__name__}, and no EngineSpec or class.")
+    return spec_of(point.name, found)

@@ -15,11 +15,13 @@ from typing import Any
 import msgspec
 
 from infs.batching.order import Order, Turn, expected
+from infs.errors import InfsError
 from infs.pool.instance import Instance
 from infs.types import GENERATION_OPTIONS, UNSET, GenerationRequest, Progress, Request
 
 BYTES = 4  # of text that make a token, about
 MEDIA = 512.0  # tokens of an image or a piece of audio, about
+PRIORITIES = 2001  # that there are
 SETTINGS = frozenset((*Request.__struct_fields__, *GENERATION_OPTIONS))  # fields that nothing is read of
 
 
@@ -29,6 +31,9 @@ class Waiter:
 
     Attributes:
         cost: tokens that it takes, about.
+        nested: it is made on behalf of a request that has a place.
+        again: its request had a place, whose worker died.
+        alone: it wants to share an instance with nobody.
         turn: its place in the order; the queue sets it.
     """
 
@@ -38,7 +43,20 @@ class Waiter:
     chain: list[bytes]
     future: asyncio.Future[Instance]
     progress: Callable[[Progress], None]
+    nested: bool = False
+    again: bool = False
+    alone: bool = False
     turn: Turn = (0, 0.0, 0)
+
+    @property
+    def rank(self) -> int:
+        """Its priority, below all others if it is nested or had a place before."""
+        return self.priority - PRIORITIES * (self.nested or self.again)
+
+    def refuse(self, error: InfsError) -> None:
+        """It gets no place, unless it was cancelled and waits for none any more."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class Queue:
@@ -69,7 +87,7 @@ class Queue:
 
     def add(self, waiter: Waiter) -> None:
         """Give `waiter` its turn, behind those with the same one."""
-        waiter.turn = self._order.join(waiter.priority, waiter.client, waiter.cost)
+        waiter.turn = self._order.join(waiter.rank, waiter.client, waiter.cost)
         bisect.insort(self._waiting, waiter, key=_turn)
 
     def take(self) -> Waiter:

@@ -22,6 +22,8 @@ from infs.codec import (
     AskStatus,
     Cancel,
     Close,
+    Estimate,
+    Estimated,
     Failed,
     Happened,
     Hello,
@@ -29,18 +31,21 @@ from infs.codec import (
     Loaded,
     RequestCodec,
     Run,
+    Shrink,
     Status,
     decode_frame,
     encode_frame,
     frame_length,
 )
-from infs.engines.base import EngineSpec, ModelInfo, ModelSetup, RunContext
-from infs.errors import EngineError, InfsError, LoadFailed, WorkerDied
+from infs.engines.base import EngineSpec, MemoryUse, ModelInfo, ModelSetup, RunContext
+from infs.errors import EngineError, InfsError, LoadFailed, LoadInterrupted, WorkerDied, WorkerGone
 from infs.types import Event, Progress, Request, Result
 from infs.version import VERSION
 
 HELLO_TIMEOUT = 60.0  # seconds for the interpreter to start
 CLOSE_TIMEOUT = 5.0  # seconds for each of: a clean stop, terminate
+WATCHED_EVERY = 5.0  # seconds between two looks at a process that works, at most
+KILLED = (-9, -15)  # exit statuses of what was killed from outside, on POSIX
 LEVELS = {"D": logging.DEBUG, "I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "C": logging.CRITICAL}
 LINE_LIMIT = 1 << 20  # bytes of the longest line of a log
 
@@ -60,13 +65,16 @@ class WorkerClient:
         self._process: asyncio.subprocess.Process | None = None
         self._numbers = itertools.count(1)
         self._inboxes: dict[int, asyncio.Queue[Event | InfsError]] = {}
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._answers: dict[int, asyncio.Future[Status]] = {}
         self._progress: Callable[[Progress], None] = lambda progress: None
-        self._loaded: asyncio.Future[ModelInfo] | None = None
+        self._prepared: asyncio.Future[MemoryUse | ModelInfo | None] | None = None
         self._last_lines: deque[str] = deque(maxlen=4)
         self._tasks: list[asyncio.Task[None]] = []
+        self._watcher: asyncio.Task[None] | None = None
         self._closing = False
         self._dead: WorkerDied | None = None
+        self._broken = False
+        self._hung = ""
         self._model = ""
 
     @property
@@ -77,38 +85,58 @@ class WorkerClient:
     @property
     def alive(self) -> bool:
         """Whether requests can be sent."""
-        return self._process is not None and self._dead is None and not self._closing
+        return self._process is not None and self._dead is None and not (self._closing or self._broken)
 
     # --- the engine's methods
 
+    async def estimate(self, setup: ModelSetup) -> MemoryUse | None:
+        """What `load` would take; ``None`` if the engine cannot tell. The process is started for this, and stays."""
+        use = await self._prepare(setup, Estimate)
+        return use if isinstance(use, MemoryUse) else None
+
     async def load(self, setup: ModelSetup, progress: Callable[[Progress], None]) -> ModelInfo:
-        self._model = setup.model
         self._progress = progress
+        info = await self._prepare(setup, Load)
+        assert isinstance(info, ModelInfo)
+        self._watcher = asyncio.create_task(self._watch(setup.config.hang_timeout))
+        return info
+
+    async def _prepare(self, setup: ModelSetup, kind: type[Load]) -> MemoryUse | ModelInfo | None:
+        """Have the process do the work of a `kind` of frame, and start it first if need be."""
+        self._model = setup.model
         self._spec.check_installed()
         factory = self._spec.factory
         if not isinstance(factory, str):
             raise LoadFailed(f"The engine {self._spec.name!r} is a Python object; it can only run in process.")
-        self._loaded = asyncio.get_running_loop().create_future()
-        await self._spawn()
-        path = str(setup.path) if setup.path is not None else None
-        cache = str(setup.cache) if setup.cache is not None else None
-        frame = Load(
-            model=setup.model, engine=self._spec.name, factory=factory, path=path, config=setup.config, cache=cache
+        frame = kind(
+            model=setup.model,
+            engine=self._spec.name,
+            factory=factory,
+            path=str(setup.path) if setup.path is not None else None,
+            config=setup.config,
+            cache=str(setup.cache) if setup.cache is not None else None,
+            spare=setup.spare,
         )
+        self._prepared = asyncio.get_running_loop().create_future()
         try:
+            if self._process is None:
+                await self._spawn()
             await self._send(frame)
-            return await self._loaded
+            return await self._prepared
         except BaseException:
             await self.close()
             raise
 
     async def run(self, request: Request[Any], context: RunContext) -> AsyncGenerator[Event]:
+        if not self.alive:
+            raise WorkerGone(f"The worker of {self._model!r} has ended.", retry_after=1.0)
         number = next(self._numbers)
         inbox: asyncio.Queue[Event | InfsError] = asyncio.Queue()
         self._inboxes[number] = inbox
         ended = False
         try:
-            await self._send(Run(id=number, body=self._codec.encode(request)))
+            body = self._codec.encode(request)
+            await self._send(Run(id=number, body=body, nonce=context.nonce, trail=context.trail))
             while not ended:
                 item = await inbox.get()
                 ended = isinstance(item, InfsError | Result)
@@ -125,17 +153,37 @@ class WorkerClient:
 
     async def ask_status(self, timeout: float = 1.0) -> dict[str, Any]:
         """What the engine in the process says of itself; without an answer in time, only what is known here."""
-        if not self.alive:
-            return self.status()
+        answer = await self._ask(timeout) if self.alive else None
+        return self.status() if answer is None else {**self.status(), **answer.data}
+
+    async def _ask(self, timeout: float) -> Status | None:
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         try:
             await self._send(AskStatus(id=number))
-            return {**self.status(), **await asyncio.wait_for(answer, timeout)}
+            return await asyncio.wait_for(answer, timeout)
         except (TimeoutError, WorkerDied):
-            return self.status()
+            return None
         finally:
             del self._answers[number]
+
+    async def _watch(self, limit: float) -> None:
+        """End the process when one of its steps takes longer than `limit` seconds, or it does not even say so."""
+        while self.alive:
+            await asyncio.sleep(min(limit / 2, WATCHED_EVERY))
+            if not (self._inboxes and self.alive):
+                continue
+            answer = await self._ask(limit)
+            hung = "does not answer" if answer is None else f"has been in one step for {answer.stalled:.0f} seconds"
+            if self.alive and (answer is None or answer.stalled > limit):
+                self._log.error("The worker %s of %s %s: it is ended.", self.pid, self._model, hung)
+                self._hung = f"It {hung}, and hang_timeout is {limit:g} seconds."
+                self._kill()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     async def close(self) -> None:
         """Ask for a clean stop, then terminate, then kill. Nothing of the process is left afterwards."""
@@ -209,18 +257,26 @@ class WorkerClient:
         if self._dead is not None:
             raise self._dead
         if self._process is None or self._process.stdin is None or (self._closing and not also_closing):
-            raise WorkerDied(f"The worker of {self._model!r} is not running.")
+            raise WorkerGone(f"The worker of {self._model!r} is not running.")
         try:
             self._process.stdin.write(encode_frame(frame))
             await self._process.stdin.drain()
         except (ConnectionError, RuntimeError) as error:
-            raise self._dead or WorkerDied(f"The worker of {self._model!r} does not take requests.") from error
+            self._broken = True  # it has ended, which we shall hear in a moment
+            raise self._dead or WorkerGone(f"The worker of {self._model!r} does not take requests.") from error
 
     def _cancel(self, number: int) -> None:
         """Sent without waiting: this runs while somebody's own cancellation is under way."""
+        self._post(Cancel(id=number))
+
+    def shrink(self, spare: int) -> None:
+        """Have the engine's caches take `spare` bytes of main memory at most."""
+        self._post(Shrink(spare=spare))
+
+    def _post(self, frame: AnyFrame) -> None:
         if self.alive and self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(ConnectionError, RuntimeError):
-                self._process.stdin.write(encode_frame(Cancel(id=number)))
+                self._process.stdin.write(encode_frame(frame))
 
     async def _read_frames(self) -> None:
         assert self._process is not None
@@ -252,9 +308,11 @@ class WorkerClient:
         elif isinstance(frame, Failed):
             self._failed(frame)
         elif isinstance(frame, Loaded):
-            self._set_loaded(msgspec.convert(frame.info, ModelInfo))
+            self._set_prepared(msgspec.convert(frame.info, ModelInfo))
         elif isinstance(frame, Status) and frame.id in self._answers and not self._answers[frame.id].done():
-            self._answers[frame.id].set_result(frame.data)
+            self._answers[frame.id].set_result(frame)
+        elif isinstance(frame, Estimated):
+            self._set_prepared(None if frame.use is None else msgspec.convert(frame.use, MemoryUse))
 
     def _happened(self, number: int, event: Event) -> None:
         if number in self._inboxes:
@@ -265,30 +323,36 @@ class WorkerClient:
     def _failed(self, frame: Failed) -> None:
         error = InfsError.from_failure(frame.failure)
         if frame.id == 0:
-            self._set_loaded(error)
+            self._set_prepared(error)
         elif frame.id in self._inboxes:
             self._inboxes[frame.id].put_nowait(error)
 
-    def _set_loaded(self, outcome: ModelInfo | InfsError) -> None:
-        if self._loaded is None or self._loaded.done():
+    def _set_prepared(self, outcome: MemoryUse | ModelInfo | InfsError | None) -> None:
+        if self._prepared is None or self._prepared.done():
             return
         if isinstance(outcome, InfsError):
-            self._loaded.set_exception(outcome)
+            self._prepared.set_exception(outcome)
         else:
-            self._loaded.set_result(outcome)
+            self._prepared.set_result(outcome)
 
     def _bury(self, why: str) -> None:
         """The process is gone: everybody who waits for it hears so."""
         assert self._process is not None
         how = _exit_text(self._process.returncode)
         said = " ".join(self._last_lines)
+        if self._watcher is not None:
+            self._watcher.cancel()
         details = " ".join(
-            part for part in (why, f"Its last words: {said}" if said and not self._closing else "") if part
+            part
+            for part in (why or self._hung, f"Its last words: {said}" if said and not self._closing else "")
+            if part
         )
         self._dead = WorkerDied(f"The worker process of {self._model!r} {how}. {details}".strip(), retry_after=1.0)
-        self._set_loaded(
-            LoadFailed(f"{self._model!r} could not be loaded: its worker process {how}. {details}".strip())
+        interrupted = LoadInterrupted(
+            f"{self._model!r} could not be loaded: its worker process {how}. {details}".strip()
         )
+        interrupted.killed = self._process.returncode in KILLED
+        self._set_prepared(interrupted)
         for inbox in self._inboxes.values():
             inbox.put_nowait(self._dead)
         for answer in self._answers.values():

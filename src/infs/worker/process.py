@@ -27,6 +27,8 @@ from infs.codec import (
     AskStatus,
     Cancel,
     Close,
+    Estimate,
+    Estimated,
     Failed,
     Happened,
     Hello,
@@ -34,14 +36,16 @@ from infs.codec import (
     Loaded,
     RequestCodec,
     Run,
+    Shrink,
     Status,
     decode_frame,
     encode_frame,
     frame_length,
 )
-from infs.engines.base import Engine, EngineSpec, ModelSetup, RunContext
+from infs.engines.base import Engine, EngineSpec, Estimating, ModelSetup, RunContext, Shrinking, Watched
+from infs.engines.checking import checked, status_of
 from infs.errors import EngineError, Failure, InfsError, LoadFailed
-from infs.types import Progress
+from infs.types import Progress, Trail
 from infs.version import VERSION
 
 PARENT_GONE = 3  # exit status
@@ -106,11 +110,14 @@ class Host:
         loading: asyncio.Task[None] | None = None
         while (frame := await self._inbox.get()) is not None and not isinstance(frame, Close):
             if isinstance(frame, Load):
-                loading = asyncio.create_task(self._load(frame))
+                work = self._estimate if isinstance(frame, Estimate) else self._load
+                loading = asyncio.create_task(work(frame))
             elif isinstance(frame, Run):
                 self._start(frame)
             elif isinstance(frame, Cancel) and frame.id in self._running:
                 self._running[frame.id].cancel()
+            elif isinstance(frame, Shrink) and isinstance(self._engine, Shrinking):
+                self._engine.shrink(frame.spare)
             elif isinstance(frame, AskStatus):
                 self._send_status(frame)
         if frame is None or (loading is not None and not loading.done()):
@@ -119,13 +126,19 @@ class Host:
 
     # --- loading
 
+    async def _estimate(self, frame: Load) -> None:
+        try:
+            engine = _make_engine(frame)
+            use = await engine.estimate(_setup_of(frame)) if isinstance(engine, Estimating) else None
+        except Exception as error:
+            self._pipe.send(Failed(id=0, failure=_failure(error, LoadFailed)))
+            return
+        self._pipe.send(Estimated(use=None if use is None else msgspec.to_builtins(use)))
+
     async def _load(self, frame: Load) -> None:
         try:
-            engine = EngineSpec(name=frame.engine, factory=frame.factory).create()
-            path = Path(frame.path) if frame.path is not None else None
-            cache = Path(frame.cache) if frame.cache is not None else None
-            setup = ModelSetup(model=frame.model, path=path, config=frame.config, cache=cache)
-            info = await engine.load(setup, self._tell_progress)
+            engine = _make_engine(frame)
+            info = await engine.load(_setup_of(frame), self._tell_progress)
         except Exception as error:
             self._pipe.send(Failed(id=0, failure=_failure(error, LoadFailed)))
             return
@@ -146,24 +159,30 @@ class Host:
         try:
             await self._answer(frame)
         except asyncio.CancelledError:
-            self._pipe.send(
-                Failed(id=frame.id, failure=Failure(code="cancelled", message="The request was cancelled."))
-            )
+            failure = Failure(code="cancelled", message="The request was cancelled.")
+            self._pipe.send(Failed(id=frame.id, failure=failure))
         except Exception as error:
             self._pipe.send(Failed(id=frame.id, failure=_failure(error, EngineError)))
 
     async def _answer(self, frame: Run) -> None:
-        if self._engine is None:
+        if (engine := self._engine) is None:
             raise EngineError("The worker has no model loaded.")
         request = self._codec.decode_request(frame.body)
-        events = self._engine.run(request, RunContext(request_id=frame.id))
+        context = RunContext(request_id=frame.id, nonce=frame.nonce, trail=frame.trail)
+        events = checked(lambda: engine.run(request, context), logging.getLogger("infs.worker"))
+        held: list[msgspec.Raw] = []  # a trail goes with the event that follows it
         async with aclosing(events):
             async for event in events:
-                self._pipe.send(Happened(id=frame.id, events=[self._codec.encode(event)]))
+                held.append(self._codec.encode(event))
+                if not isinstance(event, Trail):
+                    self._pipe.send(Happened(id=frame.id, events=held))
+                    held = []
 
     def _send_status(self, frame: AskStatus) -> None:
-        data = self._engine.status() if self._engine is not None else {}
-        self._pipe.send(Status(id=frame.id, data=data))
+        engine = self._engine
+        data = status_of(engine, logging.getLogger("infs.worker")) if engine is not None else {}
+        stalled = engine.stalled() if isinstance(engine, Watched) else 0.0
+        self._pipe.send(Status(id=frame.id, data=data, stalled=stalled))
 
     # --- leaving
 
@@ -174,6 +193,16 @@ class Host:
         await asyncio.gather(*running, return_exceptions=True)
         if self._engine is not None:
             await self._engine.close()
+
+
+def _make_engine(frame: Load) -> Engine:
+    return EngineSpec(name=frame.engine, factory=frame.factory).create()
+
+
+def _setup_of(frame: Load) -> ModelSetup:
+    path = Path(frame.path) if frame.path is not None else None
+    cache = Path(frame.cache) if frame.cache is not None else None
+    return ModelSetup(model=frame.model, path=path, config=frame.config, cache=cache, spare=frame.spare)
 
 
 def _failure(error: Exception, kind: type[InfsError]) -> Failure:

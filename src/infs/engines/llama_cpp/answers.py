@@ -27,6 +27,7 @@ from infs.types import (
     TextCompletionResult,
     TokenLogprob,
     ToolCall,
+    Trail,
     Usage,
 )
 
@@ -140,10 +141,15 @@ class Task:
 
 
 class Answer:
-    """The choices of a request while they run, and the events that they make."""
+    """The choices of a request while they run, and the events that they make.
 
-    def __init__(self, task: Task) -> None:
+    Args:
+        trail: tell of the tokens too.
+    """
+
+    def __init__(self, task: Task, *, trail: bool = False) -> None:
         self._task = task
+        self._trail = trail
         self._running = [Running(task.choice()) for _ in range(task.prompt.candidates)]
 
     def wants_more(self, index: int) -> bool:
@@ -159,6 +165,8 @@ class Answer:
             async for piece in pieces:
                 if piece.computed is not None and piece.index == 0:
                     yield Progress(stage="prompt", done=piece.computed[0], total=piece.computed[1], unit="tokens")
+                if piece.tokens and self._trail:
+                    yield Trail(index=piece.index, tokens=piece.tokens)
                 for delta in _deltas(self._running[piece.index], piece):
                     if live:
                         yield msgspec.structs.replace(delta, index=piece.index)

@@ -28,22 +28,17 @@ from infs.engines.llama_cpp.draft_loading import load_draft
 from infs.engines.llama_cpp.fingerprint import fingerprint
 from infs.engines.llama_cpp.generation import Generator, Posted
 from infs.engines.llama_cpp.kernels import tile
+from infs.engines.llama_cpp.locating import locate
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog, offloads
-from infs.engines.llama_cpp.options import LlamaOptions
+from infs.engines.llama_cpp.options import LlamaOptions, host_cache
+from infs.engines.llama_cpp.sizing import generation_sizes
 from infs.engines.llama_cpp.speeds import KnownSpeed, measure
 from infs.errors import LoadFailed
-from infs.store.source import parse_file
 
 if TYPE_CHECKING:
     from infs.engines.llama_cpp.media import Projector
 
-MOST_CELLS = 2**31 - 1
-USUAL_LENGTH = 2048  # tokens of a sequence, for the size of the cache
-SPARE_SEQUENCES = 56  # conversations that may stay in the cache beside those that run
-SPARE_STATES = 8  # the same where each takes a whole state
-MAX_SEQUENCES = 255  # of llama.cpp, less the one through which cells come and go
-LARGEST_STEP = 512  # tokens, where the size of steps is measured
 LEAST = 32  # the same of the smallest
 LAST_WORDS = 10.0  # seconds that writing down what is cached may take when a model is unloaded
 
@@ -97,6 +92,7 @@ class Builder:
     Args:
         context: tokens of the longest sequence.
         cache: folder for what can be made again, where relative paths start; ``None`` keeps nothing on disk.
+        spare: bytes of host memory that caches may take; ``None`` leaves that to the options.
     """
 
     def __init__(
@@ -108,6 +104,7 @@ class Builder:
         *,
         context: int,
         cache: Path | None = None,
+        spare: int | None = None,
     ) -> None:
         self._model = model
         self._config = config
@@ -115,6 +112,7 @@ class Builder:
         self._native = native
         self._context = context
         self._cache = cache
+        self._host_bytes = host_cache(options, spare)
 
     def build(self, wake: Callable[[Posted], None], *, pinned: int = 0, start: bool = True) -> Machine:
         """The machine. Takes time: memory is allocated and speed is measured.
@@ -128,17 +126,15 @@ class Builder:
             LoadFailed: something does not fit, or a file is not what it should be.
         """
         config, options, model = self._config, self._options, self._model
-        spare = SPARE_SEQUENCES if model.cuttable else SPARE_STATES
-        sequences = min(MAX_SEQUENCES, config.max_sequences + spare + bool(pinned))
-        batch = max(options.batch_tokens or LARGEST_STEP, config.max_sequences)
+        sizes = generation_sizes(config, options, context=self._context, cuttable=model.cuttable, pinned=pinned)
         decoder = LlamaDecoder(
             model,
             config.device,
             options,
             self._native,
-            cells=max(self._cells(pinned), sequences + 1),
-            sequences=sequences,
-            batch=batch,
+            cells=sizes.cells,
+            sequences=sizes.sequences,
+            batch=sizes.batch,
             adapters=self.adapters,
             projector=self.projector,
         )
@@ -147,7 +143,7 @@ class Builder:
         pacing = None if options.batch_tokens else self._pacing(batch, speed.read())
         memory = self._memory()
         draft = self._draft(decoder)
-        scheduler = self._scheduler(decoder, memory, sequences, batch)
+        scheduler = self._scheduler(decoder, memory, sizes.sequences, batch)
         generator = Generator(
             model,
             decoder,
@@ -216,7 +212,7 @@ class Builder:
             apart=on_cpu,
             grain=tile(self._config.device, self._options),
             # All cells slow every token down there, and from host memory they are back in no time.
-            kept=0 if on_cpu and memory is not None and self._options.host_cache and self._model.cuttable else None,
+            kept=0 if on_cpu and memory is not None and self._host_bytes and self._model.cuttable else None,
         )
         kind: type[PrefixCache | StateCache] = PrefixCache if self._model.cuttable else StateCache
         cache: ContextCache = kind(sequences, saves=memory is not None)  # type: ignore[assignment]
@@ -232,38 +228,18 @@ class Builder:
         return KnownSpeed(folder, msgspec.json.encode(what, order="sorted").decode())
 
     def _locate(self, text: str, key: str) -> Path:
-        """Where a file of the configuration is."""
-        path = parse_file(text, self._cache or Path.cwd(), key).path
-        if not path.is_file():
-            raise LoadFailed(f"{key}: {path} is not there.", param=key)
-        return path
-
-    def _cells(self, pinned: int) -> int:
-        """Cells of the cache; what is pinned comes on top, so that one whole context always fits."""
-        sequences = self._config.max_sequences
-        usual = max(2 * self._context, sequences * min(self._context, USUAL_LENGTH))
-        cells = self._options.cache_tokens or usual
-        if cells < self._context:
-            raise LoadFailed(
-                f"options.cache_tokens is {cells}, and must hold at least one context of {self._context} tokens."
-            )
-        if cells + pinned > MOST_CELLS:
-            raise LoadFailed(
-                f"The context cache would have {cells + pinned} cells, and can have {MOST_CELLS}. Lower context_size, "
-                "max_sequences or options.cache_tokens."
-            )
-        return cells + pinned
+        return locate(text, self._cache, key)
 
     def _memory(self) -> ColdMemory | None:
         """The tiers below the live cells, if any is wanted."""
         options = self._options
         on_disk = options.disk_cache > 0 and self._cache is not None
-        if not (options.host_cache or on_disk):
+        if not (self._host_bytes or on_disk):
             return None
         if self.projector is not None and self.projector.mrope:
             return None  # cells that were written down have one position each
         disk = DiskCache(self._cache / "contexts", options.disk_cache) if on_disk and self._cache else None
-        return ColdMemory(Tiers(host_bytes=options.host_cache, disk=disk), f"{self.identity} ")
+        return ColdMemory(Tiers(host_bytes=self._host_bytes, disk=disk), f"{self.identity} ")
 
     @functools.cached_property
     def identity(self) -> str:

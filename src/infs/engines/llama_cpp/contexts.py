@@ -10,6 +10,7 @@ from infs.config import DeviceConfig
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog, cpu_threads
 from infs.engines.llama_cpp.options import LlamaOptions
+from infs.engines.llama_cpp.sizing import ContextSizes
 from infs.errors import LoadFailed
 
 CACHE_TYPES = {
@@ -39,6 +40,15 @@ ROPE_FIELDS = {
     "yarn_beta_slow": "yarn_beta_slow",
     "yarn_orig_ctx": "yarn_orig_ctx",
 }
+
+
+def sized_params(device: DeviceConfig, options: LlamaOptions, sizes: ContextSizes) -> Any:
+    """Parameters of a context of these sizes, whose sequences share its cells."""
+    params = context_params(device, options)
+    for name in ContextSizes.__struct_fields__:
+        setattr(params, name, getattr(sizes, name))
+    params.kv_unified = True
+    return params
 
 
 def context_params(device: DeviceConfig, options: LlamaOptions) -> Any:

@@ -13,20 +13,19 @@ from numpy.typing import NDArray
 from infs.batching.base import CacheOp, Chunk, Copy, Remove
 from infs.config import DeviceConfig
 from infs.engines.llama_cpp.adapters import Adapters
-from infs.engines.llama_cpp.contexts import context_params, new_context
-from infs.engines.llama_cpp.kernels import TILE, Tiles, tile
+from infs.engines.llama_cpp.contexts import new_context, sized_params
+from infs.engines.llama_cpp.kernels import TILE, Tiles, tiled
 from infs.engines.llama_cpp.media_cells import MediaCells
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
+from infs.engines.llama_cpp.sizing import DecoderSizes
 from infs.errors import GenerationFailed
 
 if TYPE_CHECKING:
     from infs.engines.llama_cpp.media import Projector
 
 ADDRESS = np.uintp
-UBATCH = 512  # tokens that are computed in one piece
-UBATCH_OF_IMAGES = 2048  # the same where that must be a whole image
 
 
 class Batch:
@@ -125,18 +124,17 @@ class LlamaDecoder:
         adapters: Adapters | None = None,
         projector: Projector | None = None,
     ) -> None:
-        params = context_params(device, options)
-        tiles = tile(device, options) == TILE and model.cuttable and projector is None
+        tiles = tiled(device, options, cuttable=model.cuttable, media=projector is not None)
         self._tiles = Tiles.of(model) if tiles else None
         self.cells = max(cells, sequences + 1)  # llama.cpp wants as many as there are sequences
-        params.n_ctx = self.cells + (TILE if tiles else 0)
-        params.n_batch = max(batch, sequences + 1)  # it plans for one token of each sequence at least
-        params.n_ubatch = min(UBATCH, params.n_batch)
-        if projector is not None and projector.non_causal:
-            params.n_batch = params.n_ubatch = max(params.n_batch, UBATCH_OF_IMAGES)
-        params.n_seq_max = sequences + 1
-        params.kv_unified = True
-        self.context = new_context(model, params, log)
+        sizes = DecoderSizes(
+            cells=cells,
+            sequences=sequences,
+            batch=batch,
+            padding=TILE if tiles else 0,
+            whole_images=projector is not None and projector.non_causal,
+        )
+        self.context = new_context(model, sized_params(device, options, sizes.context), log)
         self.model = model
         self.sequences = sequences
         self.batch = min(batch, int(llama_cpp.llama_n_batch(self.context)))  # llama.cpp cuts it for short contexts

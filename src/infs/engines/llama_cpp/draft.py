@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from infs.batching.base import CacheOp, Chunk, Remove
 from infs.batching.prefix import common_prefix
 from infs.batching.speculation import Wanted
+from infs.engines.llama_cpp.sizing import CATCH_UP
 from infs.errors import InfsError
 
 MIN_PROBABILITY = 0.75  # a guess costs a pass of the draft model and a place in the batch: one in four may be wrong
-CATCH_UP = 256  # tokens that one call computes of what the draft model has not seen yet
 STEADY = 4  # tokens for each sequence up to which a batch takes about as long as with one
 SAMPLES = 9  # of the time that a guess takes; their median counts
 

@@ -10,10 +10,11 @@ import msgspec
 
 from infs.config import DeviceConfig
 from infs.engines.llama_cpp.decoder import LlamaDecoder
-from infs.engines.llama_cpp.draft import CATCH_UP, DraftModel
+from infs.engines.llama_cpp.draft import DraftModel
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
+from infs.engines.llama_cpp.sizing import draft_sizes
 from infs.errors import LoadFailed
 
 PADDING = 128  # tokens by which vocabularies differ only because their sizes were rounded up
@@ -40,17 +41,12 @@ def load_draft(
     Raises:
         LoadFailed: it cannot be loaded, or cannot guess for this model.
     """
-    draft = options.speculation.draft
-    if draft is not None and draft.gpu_layers is not None:
-        device = msgspec.structs.replace(device, gpu_layers=draft.gpu_layers)
-    own = _own_options(options)
+    device, own = draft_device(device, options), own_options(options)
     model = LlamaModel(path, device, own, log, progress)
     try:
         vocabulary = check_draft(model, target)
-        catch_up = max(CATCH_UP, 2 * sequences)
-        decoder = LlamaDecoder(
-            model, device, own, log, cells=max(cells, sequences), sequences=sequences, batch=catch_up
-        )
+        sizes = draft_sizes(cells, sequences)
+        decoder = LlamaDecoder(model, device, own, log, cells=sizes.cells, sequences=sizes.sequences, batch=sizes.batch)
     except BaseException:
         model.close()
         raise
@@ -59,12 +55,20 @@ def load_draft(
         vocabulary=vocabulary,
         known=model.size,
         ends=frozenset(model.end_tokens),
-        catch_up=catch_up,
+        catch_up=sizes.batch,
         close=model.close,
     )
 
 
-def _own_options(options: LlamaOptions) -> LlamaOptions:
+def draft_device(device: DeviceConfig, options: LlamaOptions) -> DeviceConfig:
+    """Where the draft model runs: where its target does, but for what its own options say."""
+    draft = options.speculation.draft
+    if draft is None or draft.gpu_layers is None:
+        return device
+    return msgspec.structs.replace(device, gpu_layers=draft.gpu_layers)
+
+
+def own_options(options: LlamaOptions) -> LlamaOptions:
     """Of the target's options those that say something of the machine, and nothing of the target."""
     return LlamaOptions(
         flash_attention=options.flash_attention,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from infs.batching.base import Chunk
 from infs.config import DeviceConfig
 from infs.engines.llama_cpp.adapters import Adapters
-from infs.engines.llama_cpp.contexts import context_params, new_context
+from infs.engines.llama_cpp.contexts import new_context, sized_params
 from infs.engines.llama_cpp.decoder import Batch
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
 from infs.engines.llama_cpp.pairs import Pairs
+from infs.engines.llama_cpp.pieces import Pools, cut_pieces
+from infs.engines.llama_cpp.sizing import MAX_TEXTS, embedding_sizes
 from infs.errors import (
     ContextLengthExceeded,
     GenerationFailed,
@@ -32,7 +35,6 @@ from infs.errors import (
 )
 from infs.types import EmbeddingRequest, EmbeddingResult, RankedDocument, RerankRequest, RerankResult, Usage
 
-MAX_TEXTS = 64  # of one batch
 POOLING = {
     "mean": llama_cpp.LLAMA_POOLING_TYPE_MEAN,
     "cls": llama_cpp.LLAMA_POOLING_TYPE_CLS,
@@ -90,23 +92,16 @@ class Embedder:
         adapters: Adapters | None = None,
     ) -> None:
         self.pooling = pooling_of(model, options)
-        params = context_params(device, options)
-        texts = min(MAX_TEXTS, context)
-        # A text's tokens must be pooled together, so a batch is one piece, whatever its size; and llama.cpp plans
-        # for batches of equally long texts, so the size must be a multiple of their number.
-        self._room = -(-context // texts) * texts
-        params.n_ctx = params.n_batch = params.n_ubatch = self._room
-        params.n_seq_max = texts
-        params.kv_unified = True
-        params.embeddings = True
-        params.pooling_type = POOLING[self.pooling]
+        self._in_pieces = in_pieces(model, options)
+        params = embedding_params(model, device, options, context)
+        self._room = params.n_ctx
         self._model = model
         self._context = new_context(model, params, log)
         self._adapters = adapters
         if adapters is not None:
             adapters.attach(self._context)
         self._pairs = Pairs(model)
-        self._batch = Batch(self._room)
+        self._batch = Batch(params.n_batch)
         self.limit = context
         self.dimensions = int(
             llama_cpp.llama_model_n_cls_out(model.pointer)
@@ -114,6 +109,7 @@ class Embedder:
             else llama_cpp.llama_model_n_embd_out(model.pointer)
         )
         self.batches = 0
+        self._since: float | None = None
         self._waiting: deque[tuple[Job, int]] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -163,6 +159,12 @@ class Embedder:
             self._waiting += ((job, index) for index in range(len(texts)))
             self._wake.notify()
         return await job.future
+
+    @property
+    def stepping(self) -> float:
+        """Seconds that the batch which is being computed has taken so far; 0 between batches. For any thread."""
+        since = self._since
+        return 0.0 if since is None else time.perf_counter() - since
 
     def close(self) -> None:
         """End everything that waits in a failure, and free the context."""
@@ -269,18 +271,36 @@ class Embedder:
     def _compute(self, group: list[tuple[Job, int]]) -> None:
         if not group:
             return
-        chunks = [
-            Chunk(seq=seq, start=0, tokens=job.texts[index], logits=len(job.texts[index]))
-            for seq, (job, index) in enumerate(group)
-        ]
-        self._batch.fill(chunks)
         memory = llama_cpp.llama_get_memory(self._context)
         if memory:  # encoders have none
             llama_cpp.llama_memory_clear(memory, True)
-        self._batch.compute(self._context)
+        texts = [job.texts[index] for job, index in group]
+        vectors = self._pooled_here(texts) if self._in_pieces else self._pooled_there(texts)
         self.batches += 1
-        for seq, (job, index) in enumerate(group):
-            job.put(index, self._read(seq))
+        for (job, index), vector in zip(group, vectors, strict=True):
+            job.put(index, vector)
+
+    def _pooled_here(self, texts: list[list[int]]) -> list[Vector]:
+        """The vectors of `texts`, computed in pieces."""
+        pools = Pools(len(texts), self.dimensions, self.pooling)
+        for chunks in cut_pieces(texts, len(self._batch.tokens)):
+            self._step(chunks)
+            pointer: Any = llama_cpp.llama_get_embeddings(self._context)
+            pools.take(chunks, np.ctypeslib.as_array(pointer, (self._batch.native.n_tokens, self.dimensions)))
+        return list(pools.vectors())
+
+    def _pooled_there(self, texts: list[list[int]]) -> list[Vector]:
+        """The vectors of `texts`, computed at once and pooled by llama.cpp."""
+        self._step([Chunk(seq=seq, start=0, tokens=text, logits=len(text)) for seq, text in enumerate(texts)])
+        return [self._read(seq) for seq in range(len(texts))]
+
+    def _step(self, chunks: list[Chunk]) -> None:
+        self._since = time.perf_counter()
+        try:
+            self._batch.fill(chunks)
+            self._batch.compute(self._context)
+        finally:
+            self._since = None
 
     def _read(self, seq: int) -> Vector:
         pointer: Any = llama_cpp.llama_get_embeddings_seq(self._context, seq)
@@ -290,6 +310,24 @@ class Embedder:
             )
         vector: Vector = np.ctypeslib.as_array(pointer, (self.dimensions,)).copy()
         return vector
+
+
+def in_pieces(model: LlamaModel, options: LlamaOptions) -> bool:
+    """Whether a text's tokens can be computed a few at a time: where none sees those behind it.
+
+    llama.cpp pools only what it computes in one piece, and computes the scores of all tokens of a piece: for a long
+    text and a large vocabulary these would be gigabytes.
+    """
+    return model.generates and pooling_of(model, options) != "rank"
+
+
+def embedding_params(model: LlamaModel, device: DeviceConfig, options: LlamaOptions, context: int) -> Any:
+    """Parameters of a context for the embeddings of texts of up to `context` tokens."""
+    pieces = in_pieces(model, options)
+    params = sized_params(device, options, embedding_sizes(context, in_pieces=pieces))
+    params.embeddings = True
+    params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE if pieces else POOLING[pooling_of(model, options)]
+    return params
 
 
 def pooling_of(model: LlamaModel, options: LlamaOptions) -> str:

@@ -6,29 +6,30 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from infs.chat.constraints import check_grammars
 from infs.config import ModelConfig, convert
-from infs.engines.base import ModelInfo, ModelSetup, RunContext
+from infs.engines.base import MemoryUse, ModelInfo, ModelSetup, RunContext
+from infs.engines.llama_cpp.abilities import tasks_of
 from infs.engines.llama_cpp.answers import Answer
-from infs.engines.llama_cpp.building import MOST_CELLS, Builder, Machine
+from infs.engines.llama_cpp.building import Builder, Machine
 from infs.engines.llama_cpp.decisions import Decisions
-from infs.engines.llama_cpp.embedder import Embedder, pooling_of
+from infs.engines.llama_cpp.embedder import Embedder
+from infs.engines.llama_cpp.estimating import estimate
 from infs.engines.llama_cpp.generation import Generator
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
 from infs.engines.llama_cpp.prompts import Prompts
 from infs.engines.llama_cpp.running import pin, run, waker
+from infs.engines.llama_cpp.sizing import check_context, default_context
 from infs.errors import LoadFailed, RequestError, Unsupported
 from infs.types import DecisionRequest, EmbeddingRequest, Event, Progress, Request, RerankRequest
 
 if TYPE_CHECKING:
     from infs.engines.llama_cpp.media import MediaChunk, Projector
-
-MIN_CONTEXT = 4
-MAX_CONTEXT = 8192  # by default: a model trained for a million tokens should not take all memory for them
 
 
 class LlamaEngine:
@@ -49,6 +50,12 @@ class LlamaEngine:
 
     # --- loading
 
+    async def estimate(self, setup: ModelSetup) -> MemoryUse:
+        """See `infs.engines.base.Estimating`."""
+        options = convert(setup.config.options, LlamaOptions, "the configuration", "options")
+        self._native.install()
+        return await asyncio.to_thread(estimate, setup, options, self._native)
+
     async def load(self, setup: ModelSetup, progress: Callable[[Progress], None]) -> ModelInfo:
         if setup.path is None:
             raise LoadFailed(f"The model {setup.model!r} has no file.")
@@ -59,13 +66,19 @@ class LlamaEngine:
         self._model = model = await asyncio.to_thread(
             LlamaModel, setup.path, setup.config.device, self._options, self._native, told
         )
-        self._context = setup.config.context_size or min(model.trained_context, MAX_CONTEXT)
+        self._context = default_context(setup.config, model.trained_context)
         self._check(model)
         self._builder = builder = Builder(
-            model, self._config, self._options, self._native, context=self._context, cache=setup.cache
+            model,
+            self._config,
+            self._options,
+            self._native,
+            context=self._context,
+            cache=setup.cache,
+            spare=setup.spare,
         )
         notes = self._notes(model)
-        tasks = self._tasks(model)
+        tasks = tasks_of(model, self._config, self._options)
         if "chat-completion" in tasks:
             notes += await self._load_generator(model, builder)
         else:
@@ -80,14 +93,10 @@ class LlamaEngine:
 
     def _check(self, model: LlamaModel) -> None:
         """Raise `LoadFailed` for settings that this model cannot have."""
-        if not MIN_CONTEXT <= self._context <= MOST_CELLS:
-            raise LoadFailed(
-                f"context_size is {self._context}; it can be {MIN_CONTEXT} (a prompt and an answer) to {MOST_CELLS}.",
-                param="context_size",
-            )
+        check_context(self._context)
         if self._options.pooling == "rank" and not model.ranks:
             raise LoadFailed("options.pooling is rank, but the model is no reranker.", param="options.pooling")
-        if "chat-completion" in self._tasks(model):
+        if "chat-completion" in tasks_of(model, self._config, self._options):
             return
         settings = {
             "preload": self._config.preload,
@@ -97,24 +106,6 @@ class LlamaEngine:
         for name, value in settings.items():
             if value is not None:
                 raise LoadFailed(f"{name} is for models that generate text; this one makes embeddings.", param=name)
-
-    def _tasks(self, model: LlamaModel) -> list[str]:
-        wanted = self._config.task
-        ranks = model.ranks and pooling_of(model, self._options) == "rank"
-        if wanted == "rerank" and not ranks:
-            raise LoadFailed(
-                "task is rerank, but the model is no reranker, or options.pooling is another.", param="task"
-            )
-        if wanted in ("embedding", "rerank"):
-            return [wanted]
-        if ranks and wanted is None:
-            return ["embedding", "rerank"]
-        if not model.generates:
-            if wanted is not None:
-                raise LoadFailed(f"A {model.architecture} model makes embeddings only; its task cannot be {wanted}.")
-            return ["embedding"]
-        # A generating model can complete texts and chats alike, and its states can serve as embeddings.
-        return ["text-completion", "chat-completion", "decision", *(["embedding"] if wanted is None else [])]
 
     def _notes(self, model: LlamaModel) -> list[str]:
         if self._context <= model.usable_context:
@@ -191,17 +182,20 @@ class LlamaEngine:
         if self._machine is not None and self._prompts is not None:
             if isinstance(request, DecisionRequest):
                 return Decisions(self._machine.generator, self._prompts, request).events()
-            return self._generate(request, self._machine.generator, self._prompts)
+            return self._generate(request, context, self._machine.generator, self._prompts)
         raise Unsupported(f"The model {request.model!r} cannot do {request.task}.", param="model")
 
     async def _embed(self, request: EmbeddingRequest | RerankRequest) -> AsyncGenerator[Event]:
         embedder = await self._get_embedder()
         yield await (embedder.rank(request) if isinstance(request, RerankRequest) else embedder.run(request))
 
-    async def _generate(self, request: Request[Any], generator: Generator, prompts: Prompts) -> AsyncGenerator[Event]:
-        task = await asyncio.to_thread(prompts.prepare, request)
-        answer = Answer(task)
-        async with aclosing(answer.events(run(generator, task.prompt, answer.wants_more))) as events:
+    async def _generate(
+        self, request: Request[Any], context: RunContext, generator: Generator, prompts: Prompts
+    ) -> AsyncGenerator[Event]:
+        task = await asyncio.to_thread(prompts.prepare, request, context.nonce)
+        prompt = replace(task.prompt, seed=context.nonce or None, replay=context.trail)
+        answer = Answer(task, trail=True)
+        async with aclosing(answer.events(run(generator, prompt, answer.wants_more))) as events:
             async for event in events:
                 yield event
 
@@ -210,6 +204,12 @@ class LlamaEngine:
     def status(self) -> dict[str, Any]:
         counts = self._machine.counts() if self._machine is not None else {}
         return {**counts, "embedding_batches": self._embedder.batches if self._embedder else 0}
+
+    def stalled(self) -> float:
+        """See `infs.engines.base.Watched`."""
+        machine, embedder = self._machine, self._embedder
+        generating = machine.generator.loop.stepping if machine is not None else 0.0
+        return max(generating, embedder.stepping if embedder is not None else 0.0)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._close)

@@ -56,6 +56,8 @@ class Prompt:
         priority, client: whose turn it is.
         processors: change scores before a token is chosen.
         media: what some of the tokens stand in for.
+        seed: what chance starts from where the options do not say it.
+        replay: tokens with which the candidates begin, each with its own: see `RunContext.trail`.
     """
 
     tokens: list[int]
@@ -73,6 +75,8 @@ class Prompt:
     client: str = ""
     processors: Sequence[Processor] = ()
     media: tuple[MediaChunk, ...] = ()
+    seed: int | None = None
+    replay: Sequence[Sequence[int]] = ()
 
     @property
     def choices(self) -> int:
@@ -219,7 +223,11 @@ class Generator:
             raise Unsupported("ignore_eos contradicts structured output, which ends by itself.", param="ignore_eos")
         ends = self._ends if prompt.ends is None else prompt.ends
         sampler = Sampler(
-            self.model, Sampling.of(options), context=self.context, choice=index, ban=sorted(ends) if ignore else ()
+            self.model,
+            Sampling.of({"seed": prompt.seed, **options}),
+            context=self.context,
+            choice=index,
+            ban=sorted(ends) if ignore else (),
         )
         sampler.note(tokens)
         return GenerationOutput(
@@ -238,6 +246,7 @@ class Generator:
             prompt=tokens,
             echo=prompt.score,
             media=media,
+            replay=prompt.replay[index] if index < len(prompt.replay) else (),
         )
 
     def _constraint(self, rule: OutputRule | None, ends: frozenset[int]) -> TokenConstraint | None:

@@ -25,6 +25,11 @@ def tile(device: DeviceConfig, options: LlamaOptions) -> int:
     return TILE if plain and options.flash_attention is not False and not offloads(device) else 1
 
 
+def tiled(device: DeviceConfig, options: LlamaOptions, *, cuttable: bool, media: bool) -> bool:
+    """Whether steps may be filled up to whole tiles, which takes cells: for a model with or without `media`."""
+    return tile(device, options) == TILE and cuttable and not media
+
+
 @dataclass(frozen=True, slots=True)
 class Tiles:
     """When it pays to compute more tokens than are wanted, so that attention works in tiles.

@@ -23,6 +23,11 @@ from infs.errors import InvalidRequest, LoadFailed
 class LlamaModel:
     """Weights and vocabulary. Thread-safe after loading: nothing changes any more.
 
+    Args:
+        progress: told of the share that is loaded, 0 to 1.
+        simulate: read the vocabulary and what the header says, but no weights. Such a model computes nothing; its
+            contexts take no memory for what they hold, and llama.cpp logs how much they would.
+
     Attributes:
         trained_context: tokens that the model was trained to see.
         usable_context: tokens that it can be expected to see with the positions of the options.
@@ -38,11 +43,13 @@ class LlamaModel:
         options: LlamaOptions,
         log: NativeLog,
         progress: Callable[[float], None] = lambda share: None,
+        *,
+        simulate: bool = False,
     ) -> None:
         check_file(path)
         self.path = path
         log.forget()
-        self.pointer = _load(path, device, options, progress)
+        self.pointer = _load(path, device, options, progress, simulate)
         if not self.pointer:
             raise LoadFailed(f"{path} could not be loaded; llama.cpp says: {log.last_errors() or 'nothing'}")
         self.vocab = llama_cpp.llama_model_get_vocab(self.pointer)
@@ -247,19 +254,22 @@ class LlamaModel:
         return None if min(tokens) < 0 else (tokens[0], tokens[1], tokens[2])
 
 
-def _load(path: Path, device: DeviceConfig, options: LlamaOptions, progress: Callable[[float], None]) -> Any:
+def _load(
+    path: Path, device: DeviceConfig, options: LlamaOptions, progress: Callable[[float], None], simulate: bool
+) -> Any:
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers, devices = choose_devices(device)
     if devices is not None:
         params.devices = ctypes.cast(devices, ctypes.c_void_p)
     split = find_split(device, options)
     shares = split.put(params) if split is not None else None
+    params.no_alloc = simulate  # which aborts where files are mapped
     params.load_mode = {
         (False, False): llama_cpp.LLAMA_LOAD_MODE_NONE,
         (True, False): llama_cpp.LLAMA_LOAD_MODE_MMAP,
         (False, True): llama_cpp.LLAMA_LOAD_MODE_MLOCK,
         (True, True): llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK,
-    }[options.mmap, device.mem_lock]
+    }[options.mmap and not simulate, device.mem_lock and not simulate]
     params.check_tensors = options.check_tensors
 
     failures: list[BaseException] = []

@@ -6,7 +6,8 @@ import ctypes
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import llama_cpp
@@ -34,6 +35,7 @@ class NativeLog:
         self._log = log
         self._errors: deque[str] = deque(maxlen=5)
         self._level = logging.DEBUG
+        self._heard: list[str] | None = None
         self._callback = llama_cpp.llama_log_callback(self._take)  # kept alive as long as this object
 
     def install(self, *setters: Callable[[Any, ctypes.c_void_p], None]) -> None:
@@ -49,9 +51,21 @@ class NativeLog:
         """Start anew with collecting errors."""
         self._errors.clear()
 
+    @contextmanager
+    def listening(self) -> Iterator[list[str]]:
+        """The lines that come while the context is open, as they come; for one listener at a time."""
+        heard: list[str] = []
+        self._heard = heard
+        try:
+            yield heard
+        finally:
+            self._heard = None
+
     def _take(self, level: int, text: bytes, user_data: Any) -> None:
         self._level = LEVELS.get(level, self._level)  # 5 goes on with the line before
         line = text.decode("utf-8", "replace").strip()
+        if self._heard is not None:
+            self._heard.append(line)
         if not line or line == "." or any(part in line for part in MISLEADING):
             return
         if self._level >= logging.ERROR:

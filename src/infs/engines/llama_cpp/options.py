@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 Positive = Annotated[int, Meta(ge=1)]
+HOST_CACHE = 1 << 30  # bytes that are worth having, where nobody says how many
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 
@@ -72,7 +73,8 @@ class LlamaOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         batch_tokens: tokens that one step computes at most; by default what `target_latency` leaves time for, as
             measured at load.
         target_latency: seconds between two tokens of a stream that reading the prompts of others may take.
-        host_cache: bytes of host memory for the context of conversations whose cells were needed by others.
+        host_cache: bytes of host memory for the context of conversations whose cells were needed by others; by
+            default as many as the server's memory leaves, up to 1 GiB.
         disk_cache: bytes on disk for the context of conversations, which outlives the instance and the server; 0
             keeps none.
         pooling: how the vectors of a text's tokens become one: the mean, that of the first (cls) or of the last
@@ -94,7 +96,7 @@ class LlamaOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     cache_tokens: Positive | None = None
     batch_tokens: Annotated[int, Meta(ge=8, le=8192)] | None = None
     target_latency: Annotated[float, Meta(gt=0.0)] = 0.25
-    host_cache: Annotated[int, Meta(ge=0)] = 1 << 30
+    host_cache: Annotated[int, Meta(ge=0)] | None = None
     disk_cache: Annotated[int, Meta(ge=0)] = 4 << 30
     pooling: Literal["mean", "cls", "last", "rank"] | None = None
     flash_attention: bool | None = None
@@ -110,3 +112,10 @@ class LlamaOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tensor_split: list[Annotated[float, Meta(ge=0.0)]] | None = None
     mmap: bool = True
     check_tensors: bool = False
+
+
+def host_cache(options: LlamaOptions, spare: int | None) -> int:
+    """Bytes of host memory for contexts, where `spare` may be had for caches; ``None`` is any number."""
+    if options.host_cache is not None:
+        return options.host_cache
+    return HOST_CACHE if spare is None else min(HOST_CACHE, spare)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,12 +23,16 @@ Processor = Callable[[list[int], NDArray[np.float32]], None]
 """Changes scores in place: called with all tokens so far, and the scores of what comes next, shape (vocabulary,)."""
 
 
+REPLAYED = 64  # tokens that are computed at once where their scores matter
+
+
 @dataclass(slots=True)
 class Piece:
-    """News of choice `index`. `reason` or `error` make it the last one."""
+    """News of choice `index`, and the `tokens` since the last one. `reason` or `error` make it the last one."""
 
     index: int
     text: str = ""
+    tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     reason: FinishReason | None = None
     counts: Counts | None = None
@@ -51,6 +56,7 @@ class GenerationOutput:
         scored: whether the mean log-probability is wanted at the end, for comparing choices.
         prompt: the prompt's tokens, for log-probabilities of an echoed prompt.
         media: what the sequence's tokens stand in for; they live as long as it does.
+        replay: tokens with which the text begins: they were chosen before, by a worker that has died.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class GenerationOutput:
         prompt: Sequence[int] = (),
         echo: bool = False,
         media: Sequence[object] = (),
+        replay: Sequence[int] = (),
     ) -> None:
         self._decoder = decoder
         self._model = decoder.model
@@ -93,6 +100,8 @@ class GenerationOutput:
         self._sum, self._count = 0.0, 0
         self._prompt_scores: dict[int, TokenLogprob] = {}
         self._owed: list[int] = []
+        self._replay = deque(replay)
+        self._untold: list[int] = []
         if constraint is not None:
             constraint.want_mask()
 
@@ -111,13 +120,17 @@ class GenerationOutput:
     def sample(self, row: int) -> int:
         constraint = self._constraint if self._constraint is not None and self._constraint.active else None
         self._ask_budget()
-        if self._plain and constraint is None and not (self._greedy or self._processors or self._owed):
+        chosen = self._greedy or self._processors or self._owed or self._replay
+        if self._plain and constraint is None and not chosen:
             return self._sampler.sample(self._decoder.context, row)
         scores = self._decoder.scores(row)
         untouched = scores if self._plain else scores.copy()  # what follows may write into the row
         for process in self._processors:
             process(self._tokens, scores)
-        token = self._next_owed() if self._owed else self._choose(scores, row, constraint)
+        if self._replay:
+            token = self._choose_again(scores, constraint)
+        else:
+            token = self._next_owed() if self._owed else self._choose(scores, row, constraint)
         if not self._plain:
             self._remember(untouched, token)
         return token
@@ -136,9 +149,22 @@ class GenerationOutput:
             raise InvalidRequest("logit_bias forbids all that the constraint allows in one place.", param="logit_bias")
         return token
 
+    def _choose_again(self, scores: NDArray[np.float32], constraint: TokenConstraint | None) -> int:
+        """The next token that was chosen before; chance moves on as it did then."""
+        token = self._replay.popleft()
+        if self._owed:
+            self._owed.pop(0)
+            self._sampler.note([token])
+            return token
+        if constraint is not None:
+            constraint.mask(scores)
+        self._sampler.repeat(scores, token)
+        return token
+
     def accept(self, token: int) -> FinishReason | None:
         if token in self._ends:
             return "stop"
+        self._untold.append(token)
         shown = token in self._shown
         piece = self._model.piece(token, special=shown)
         complete = self._constraint is not None and self._constraint.accept(token, piece)
@@ -149,7 +175,8 @@ class GenerationOutput:
         text = self._stream.feed(piece)
         logprobs = [self._next] if self._next is not None and self._logprobs is not None else []
         if text or logprobs:
-            self._post(Piece(self._index, text=text, logprobs=logprobs))
+            self._post(Piece(self._index, text=text, tokens=self._untold, logprobs=logprobs))
+            self._untold = []
         if complete or self._stream.stopped:
             return "stop"
         if self._constraint is not None:
@@ -157,12 +184,23 @@ class GenerationOutput:
         return None
 
     def forced(self) -> list[int]:
-        tokens = self._demanded() if self._plain and not self._processors else []
+        if not self._plain or self._processors:
+            return []
+        if self._replay and not self._sampler.chance:
+            tokens = list(self._replay)
+            self._replay.clear()
+        else:
+            tokens = [self._replay.popleft() if self._replay else token for token in self._demanded()]
         self._sampler.note(tokens)
         return tokens
 
     def expected(self) -> list[int]:
-        """Demanded tokens are guesses where their scores are wanted: the budget's are chosen, whatever the scores."""
+        """Demanded tokens are guesses where their scores are wanted: the budget's are chosen, whatever the scores.
+
+        So are those that were chosen before, where scores tell how far chance had come.
+        """
+        if self._replay:
+            return list(itertools.islice(self._replay, REPLAYED))
         if self._plain and not self._processors:
             return []
         self._ask_budget()

@@ -13,7 +13,7 @@ from infs.chat.constraints import compile_constraint
 from infs.chat.dialects import Dialect, choose
 from infs.chat.guard import Guard
 from infs.chat.media import Media
-from infs.chat.parser import opens_reasoning
+from infs.chat.parser import call_ids, opens_reasoning
 from infs.chat.structured import OutputRule, output_rule
 from infs.chat.template import ChatTemplate
 from infs.chat.tools import offered_tools
@@ -58,8 +58,11 @@ class Prompts:
         going_on = self._ids(self.dialect.not_ends).values()
         self._end_tokens = frozenset(model.end_tokens).union(ends).difference(going_on)
 
-    def prepare(self, request: Request[Any]) -> Task:
+    def prepare(self, request: Request[Any], nonce: int = 0) -> Task:
         """What `request` comes down to.
+
+        Args:
+            nonce: what the ids of calls are derived from; by default they are random.
 
         Raises:
             Unsupported: the engine has no such task.
@@ -67,7 +70,7 @@ class Prompts:
         if isinstance(request, TextCompletionRequest):
             return self._text(request)
         if isinstance(request, ChatCompletionRequest):
-            return self._chat(request)
+            return self._chat(request, nonce)
         raise Unsupported(f"The llama-cpp engine cannot do {request.task}.", param="model")
 
     def _text(self, request: TextCompletionRequest) -> Task:
@@ -87,7 +90,7 @@ class Prompts:
         start = self._echo(request, prompt)
         return Task(prompt, lambda: TextChoice(start), text_result)
 
-    def _chat(self, request: ChatCompletionRequest) -> Task:
+    def _chat(self, request: ChatCompletionRequest, nonce: int) -> Task:
         options = request.set_options()
         shift = options.get("context_overflow", "refuse") == "shift"
         reader = self._reader(request)
@@ -102,6 +105,7 @@ class Prompts:
         kept, cuts = places(request, stay, tokens, beginning) if shift else (0, ())
         stops = [*options.get("stop", []), *self.template.stop]
         tools, parallel = offered_tools(request), request.parallel_tool_calls
+        ids = call_ids(nonce)
         return Task(
             Prompt(
                 tokens,
@@ -118,7 +122,7 @@ class Prompts:
                 client=request.client,
                 media=media,
             ),
-            lambda: ChatAnswer(self.dialect.parser(tools, thinking=thinking, parallel=parallel)),
+            lambda: ChatAnswer(self.dialect.parser(tools, thinking=thinking, parallel=parallel, make_id=next(ids))),
             chat_result,
         )
 

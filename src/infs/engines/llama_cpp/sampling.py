@@ -10,6 +10,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.errors import InvalidRequest
@@ -18,6 +19,7 @@ from infs.types import LogitBias
 MIN_KEEP = 0
 COLDEST = 1e-5  # temperatures below are zero: scores divided by them would no longer be finite
 MOST = 2**31 - 1
+CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])  # llama_token_data
 SEEDS = 2**32 - 1  # the last 32-bit number means a random seed to llama.cpp
 
 
@@ -105,6 +107,27 @@ class Sampler:
         if self._sampling.penalizes or self._sampling.dry_multiplier:
             for token in tokens:
                 llama_cpp.llama_sampler_accept(self.chain, token)
+
+    @property
+    def chance(self) -> bool:
+        """Whether the choice is not always the same."""
+        return self._sampling.temperature >= COLDEST
+
+    def repeat(self, scores: NDArray[np.float32], token: int) -> None:
+        """`token` was chosen before, by these scores: chance, and what else the chain remembers, move on as then.
+
+        Args:
+            scores: of all tokens, shape (vocabulary,).
+        """
+        if self.chance:
+            candidates = np.empty(len(scores), CANDIDATE)
+            candidates["id"] = np.arange(len(scores))
+            candidates["logit"] = scores
+            candidates["p"] = 0.0
+            data = candidates.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
+            array = llama_cpp.llama_token_data_array(data=data, size=len(scores), selected=-1, sorted=False)
+            llama_cpp.llama_sampler_apply(self.chain, ctypes.byref(array))
+        llama_cpp.llama_sampler_accept(self.chain, token)
 
     def close(self) -> None:
         """Free the chain."""

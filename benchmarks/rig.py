@@ -20,13 +20,13 @@ import numpy as np
 from infs.batching.base import Counts
 from infs.batching.sequence import Sequence as Running
 from infs.config import DeviceConfig, ModelConfig
-from infs.engines.llama_cpp.building import USUAL_LENGTH, Builder
-from infs.engines.llama_cpp.engine import MAX_CONTEXT
+from infs.engines.llama_cpp.building import Builder
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions, SpeculationOptions
 from infs.engines.llama_cpp.output import GenerationOutput, Piece
 from infs.engines.llama_cpp.sampling import Sampler, Sampling
+from infs.engines.llama_cpp.sizing import MAX_CONTEXT, USUAL_LENGTH
 from infs.errors import RequestCancelled
 from infs.types import FinishReason
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-SOURCES = ["src", "tests", "benchmarks", "training", "scripts"]
+SOURCES = ["src", "tests", "examples", "benchmarks", "training", "scripts"]
 STATIC = [
     ["ruff", "format", "--check", *SOURCES],
     ["ruff", "check", *SOURCES],

@@ -17,12 +17,21 @@ from infs.errors import ConfigError, EngineNotFound, InfsError, InvalidRequest, 
 from infs.version import VERSION
 from tests.cli.programs import environment, one_line, run
 
+
+def commands(group: click.Command, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
+    """`group` and all that is below it, by the words that call them."""
+    below = group.commands if isinstance(group, click.Group) else {}
+    inner = [commands(command, (*words, name)) for name, command in below.items()]
+    return {words: group} | {key: value for one in inner for key, value in one.items()}
+
+
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 COMMANDS = ("serve", "run", "chat")
+ALL = tuple(commands(infs))
 HEAVY = ("rich", "httpx", "uvicorn", "starlette", "yaml", "huggingface_hub", "llama_cpp", "numpy", "jinja2")
 
 
-@pytest.mark.parametrize("args", [(), *((name,) for name in COMMANDS)])
+@pytest.mark.parametrize("args", ALL)
 def test_help_teaches(args: tuple[str, ...]) -> None:
     result = CliRunner().invoke(infs, [*args, "--help"])
     assert result.exit_code == 0
@@ -89,7 +98,7 @@ def test_prompt_must_be_text() -> None:
         ("server.prot = 1", "unknown key 'server.prot'; did you mean 'port'?"),
         ("models.a.ttl = 1", "models.a needs a url or a file."),
         ("models.a = { file = '/x', engine = 'lama-cpp' }", "There is no engine 'lama-cpp'; there are: "),
-        ("models.a = { file = '/x', options.batch = 1 }", "models.a.options.batch"),
+        ("models.a = { file = '/x.gguf', options.batch = 1 }", "models.a.options.batch"),
         ("models.a.file = '../x'", "models.a.file = '../x' leads out of the cache"),
         ("models.a.url = 'nothing'", "models.a.url = 'nothing' is not a URL that infs can fetch"),
     ],
@@ -170,6 +179,6 @@ def test_page_is_up_to_date() -> None:
 
 
 def test_every_option_has_help() -> None:
-    for name in COMMANDS:
-        for param in infs.commands[name].params:
-            assert not isinstance(param, click.Option) or param.help, param.name
+    for words, command in commands(infs).items():
+        for param in command.params:
+            assert not isinstance(param, click.Option) or param.help, (words, param.name)

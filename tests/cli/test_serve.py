@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -126,6 +127,34 @@ def test_idle_model_leaves_after_its_ttl(tmp_path: Path) -> None:
         while psutil.Process(program.process.pid).children():
             assert time.monotonic() < deadline
         assert ask(url) == ANSWER
+
+
+# --- the configuration, read again
+
+
+def test_configuration_is_read_again_while_it_serves(tmp_path: Path) -> None:
+    path = tmp_path / "infs.toml"
+    path.write_text("models.demo.ttl = 60\nmodels.old.file = '/old.gguf'")
+    with serving(cwd=tmp_path) as (program, url):
+        assert ask(url) == ANSWER
+        workers = psutil.Process(program.process.pid).children()
+        path.write_text("models.demo.ttl = 60\nmodels.new.file = '/new.gguf'\nserver.stall_timeout = 1")
+        assert httpx.post(f"{url}/admin/reload").json() == {
+            "added": ["new"],
+            "changed": [],
+            "removed": ["old"],
+            "unchanged": ["demo"],
+            "restart": ["server.stall_timeout"],
+        }
+        path.write_text("models.demo.ttll = 60")
+        refused = httpx.post(f"{url}/admin/reload")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "models.demo.ttll")
+        if hasattr(signal, "SIGHUP"):
+            program.process.send_signal(signal.SIGHUP)
+            program.err.until("nothing has changed: infs.toml: unknown key 'models.demo.ttll'")
+        assert httpx.get(f"{url}/").json()["models"].keys() == {"demo", "new"}
+        assert ask(url) == ANSWER
+        assert psutil.Process(program.process.pid).children() == workers
 
 
 # --- refusals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Generator
@@ -12,7 +13,7 @@ import pytest
 
 from infs.cli.answer import Answer
 from infs.cli.banner import banner
-from infs.cli.progress import BarView, LineView, NoView, View, amount_of, view_on
+from infs.cli.progress import BarView, LineView, NoView, View, amount_of, line_of, view_on
 from infs.config import Config, DeviceConfig, ModelConfig, ServerConfig
 from infs.demo import demo_model
 from infs.types import Delta, Event, Progress, TextCompletionResult, Usage
@@ -105,6 +106,52 @@ def test_quiet_is_quiet(stream: io.StringIO) -> None:
 )
 def test_amounts(progress: Progress, text: str) -> None:
     assert amount_of(progress) == text
+
+
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        (
+            Progress(stage="download", done=10**9, total=4 * 10**9, detail="x.gguf", rate=2e7, remaining=150.4),
+            "Downloading x.gguf: 1.0 GB of 4.0 GB, 20.0 MB/s, 2 min 30 s left",
+        ),
+        (
+            Progress(stage="prompt", done=4, total=10, unit="tokens", rate=99.6, remaining=0.1),
+            "Reading the prompt: 4 tokens of 10, 100 tokens/s, 0 s left",
+        ),
+        (
+            Progress(stage="load", done=40, total=100, unit="percent", remaining=7400.0),
+            "Loading a: 40%, 2 h 3 min left",
+        ),
+        (Progress(stage="memory", done=0, total=100, unit="percent"), "Waiting for memory: a"),
+        (Progress(stage="memory", done=0, detail="8 GB"), "Waiting for memory: 8 GB"),
+    ],
+)
+def test_lines_say_speed_and_time_left(progress: Progress, line: str) -> None:
+    assert line_of(progress, "a") == line
+
+
+def test_waiting_for_memory_is_one_line() -> None:
+    stream = io.StringIO()
+    view = LineView(stream, "a")
+    for done in range(3):
+        view.show(Progress(stage="memory", done=done))
+    assert stream.getvalue() == "Waiting for memory: a\n"
+
+
+def test_bar_says_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    view = view_on(stream, "a")
+    view.show(Progress(stage="memory", done=0))
+    view.show(Progress(stage="download", done=10**9, total=4 * 10**9, detail="x.gguf", rate=2e7, remaining=150.0))
+    view.close()
+    shown = " ".join(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue()).split())
+    assert "Waiting for memory: a" in shown
+    assert "1.0 GB of 4.0 GB, 20.0 MB/s" in shown
+    assert "2 min 30 s left" in shown
 
 
 # --- answers

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +11,13 @@ import pytest
 import infs.llama
 from infs.engines.llama_cpp.options import LlamaOptions
 from infs.llama import Handle, Llama, LowSequence
+from tests.documents import SAID, examples, page, run_example
 from tests.tiny import write_bert, write_control_vector, write_image_projector, write_llama, write_lora
 from tests.tiny.media import png
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = (ROOT / "docs" / "llama.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-SAID = re.compile(r"  # -> (.*)")
+DOCUMENT = page("llama")
+BLOCKS = examples("llama")
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
 def test_an_example_prints_what_it_says(code: str, folder: Path) -> None:
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=100, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    for said in SAID.findall(code):
-        assert said in done.stdout
+    run_example(code, folder)
 
 
 def test_there_are_examples_of_everything() -> None:

@@ -9,7 +9,7 @@ import gguf
 
 from tests.tiny.files import TinyFile, add_word_vocabulary
 
-WIDTH, LAYERS, HEADS, HIDDEN = 32, 2, 4, 64
+WIDTH, LAYERS, HEADS = 32, 2, 4
 POOLING = {"mean": gguf.PoolingType.MEAN, "cls": gguf.PoolingType.CLS, "rank": gguf.PoolingType.RANK}
 
 
@@ -22,6 +22,8 @@ def write_bert(
     template: str | None = None,
     add_eos: bool | None = None,
     add_sep: bool | None = None,
+    width: int = WIDTH,
+    layers: int = LAYERS,
 ) -> Path:
     """A BERT whose file names its `pooling`; with ``rank`` it has a head that gives one score.
 
@@ -34,32 +36,32 @@ def write_bert(
         writer.add_string("tokenizer.chat_template.rerank", template)
     writer.add_name("tiny bert")
     writer.add_context_length(context)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(HIDDEN)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(2 * width)
     writer.add_head_count(HEADS)
     writer.add_layer_norm_eps(1e-5)
     writer.add_causal_attention(False)
     writer.add_pooling_type(POOLING[pooling])
-    file.tensor("token_embd.weight", size, WIDTH)
-    file.tensor("position_embd.weight", context, WIDTH)
-    file.tensor("token_types.weight", 2, WIDTH)
-    file.norm("token_embd_norm", WIDTH, bias=True)
-    for index in range(LAYERS):
-        _add_layer(file, f"blk.{index}")
+    file.tensor("token_embd.weight", size, width)
+    file.tensor("position_embd.weight", context, width)
+    file.tensor("token_types.weight", 2, width)
+    file.norm("token_embd_norm", width, bias=True)
+    for index in range(layers):
+        _add_layer(file, f"blk.{index}", width)
     if pooling == "rank":
-        _linear(file, "cls", WIDTH, WIDTH)
-        _linear(file, "cls.output", 1, WIDTH)
+        _linear(file, "cls", width, width)
+        _linear(file, "cls.output", 1, width)
     return file.save()
 
 
-def _add_layer(file: TinyFile, layer: str) -> None:
+def _add_layer(file: TinyFile, layer: str, width: int) -> None:
     for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-        _linear(file, f"{layer}.{name}", WIDTH, WIDTH)
-    file.norm(f"{layer}.attn_output_norm", WIDTH, bias=True)
-    _linear(file, f"{layer}.ffn_up", HIDDEN, WIDTH)
-    _linear(file, f"{layer}.ffn_down", WIDTH, HIDDEN)
-    file.norm(f"{layer}.layer_output_norm", WIDTH, bias=True)
+        _linear(file, f"{layer}.{name}", width, width)
+    file.norm(f"{layer}.attn_output_norm", width, bias=True)
+    _linear(file, f"{layer}.ffn_up", 2 * width, width)
+    _linear(file, f"{layer}.ffn_down", width, 2 * width)
+    file.norm(f"{layer}.layer_output_norm", width, bias=True)
 
 
 def _linear(file: TinyFile, name: str, rows: int, columns: int) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import shlex
 from typing import Any
 
 import msgspec
 
+from infs.cli.addresses import is_loopback
 from infs.config import Config, ModelConfig
 from infs.version import VERSION
 
@@ -50,16 +50,9 @@ def _names(models: list[str]) -> str:
 
 
 def _warnings(config: Config) -> list[str]:
-    if config.server.api_keys or _is_local(config.server.host):
+    if config.server.api_keys or is_loopback(config.server.host):
         return []
     return ["\n  Whoever reaches this machine can use it: there is no API key (--api-key sets one)."]
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _indented(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from infs.cli import options
+from infs.cli.completing import complete_target
 from infs.cli.failures import Command
 
 EPILOG = """
@@ -36,7 +37,7 @@ Chat with a model in the terminal.
 
 
 @click.command(cls=Command, help=HELP, epilog=EPILOG)
-@click.argument("target", required=False, metavar="[MODEL|CONFIG]")
+@click.argument("target", required=False, metavar="[MODEL|CONFIG]", shell_complete=complete_target)
 @options.generation_settings()
 @options.model_settings()
 @options.configuration(level="warning")

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from contextlib import redirect_stderr, suppress
+from typing import NoReturn
 
 import click
 
+from infs.cli.bench import bench
 from infs.cli.chat import chat
+from infs.cli.completion import completion
+from infs.cli.config import config
+from infs.cli.doctor import doctor
+from infs.cli.ps import ps
 from infs.cli.run import run
 from infs.cli.serve import serve
+from infs.cli.stop import stop
 from infs.version import VERSION
+
+PROGRAM = "infs"
 
 EPILOG = """
 \b
@@ -34,7 +45,7 @@ def infs() -> None:
     """
 
 
-for command in (serve, run, chat):
+for command in (serve, run, chat, ps, stop, config, bench, doctor, completion):
     infs.add_command(command)
 
 
@@ -45,4 +56,18 @@ def main() -> None:
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     if sys.platform == "win32":
         signal.signal(signal.SIGBREAK, signal.default_int_handler)  # Ctrl+Break is like Ctrl-C
-    infs(prog_name="infs")
+    if "_INFS_COMPLETE" in os.environ:
+        complete()
+    infs(prog_name=PROGRAM)
+
+
+def complete() -> NoReturn:
+    """Answer a shell that completes a command; whatever goes wrong, it hears nothing."""
+    with suppress(Exception), open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
+        from click.shell_completion import add_completion_class
+
+        from infs.cli.shells import PowerShellComplete
+
+        add_completion_class(PowerShellComplete)
+        infs(prog_name=PROGRAM)
+    sys.exit(0)

@@ -7,17 +7,20 @@ that was not given says nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from infs.cli.completing import complete_assignment, complete_engine
+
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
 
 MODEL = (
-    "MODEL is a path to a .gguf file, a URL, hf:org/repo/file.gguf, or the id of a model in the configuration; "
+    "MODEL is a path to a .gguf file, a URL, hf:org/repo/file.gguf, hf:org/repo:Q4_K_M, ollama:name:tag, "
+    "lmstudio:org/repo, or the id of a model in the configuration; "
     "CONFIG is a configuration file (.toml, .yaml, .yml or .json). Without either, infs.toml in the working "
     "directory is taken, else the demo model."
 )
@@ -36,24 +39,60 @@ def together(*decorators: Decorator) -> Decorator:
     return decorate
 
 
+def config_file() -> Decorator:
+    """Where the configuration is."""
+    return click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Configuration file. INFS_CONFIG in the environment names one as well.",
+    )
+
+
+def assignments() -> Decorator:
+    """Any key of the configuration."""
+    return click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="KEY=VALUE",
+        shell_complete=complete_assignment,
+        help='Set any key of the configuration, such as models.demo.ttl=60 or server.api_keys=\'["a", "b"]\'; '
+        "the value is JSON, or else text. May be given many times.",
+    )
+
+
+def named_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The configuration file that was named, here or in the environment."""
+    named = environ.get("INFS_CONFIG")
+    return file or (Path(named) if named else None)
+
+
+def running_server() -> Decorator:
+    """Where a server is that runs already."""
+    return together(
+        click.option(
+            "--url",
+            metavar="URL",
+            help="Where the server is; INFS_URL in the environment says so as well. [default: what the configuration "
+            "says of host and port, else http://127.0.0.1:3000]",
+        ),
+        click.option(
+            "--api-key",
+            metavar="KEY",
+            help="A key that the server takes; better in INFS_API_KEY, where others on this machine cannot read it. "
+            "[default: the first one of the configuration, for its own server]",
+        ),
+        config_file(),
+    )
+
+
 def configuration(level: str) -> Decorator:
     """Where settings come from, and the log, which has `level` by default."""
     return together(
-        click.option(
-            "--config",
-            "config_file",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Configuration file. INFS_CONFIG in the environment names one as well.",
-        ),
-        click.option(
-            "--set",
-            "assignments",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help='Set any key of the configuration, such as models.demo.ttl=60 or server.api_keys=\'["a", "b"]\'; '
-            "the value is JSON, or else text. May be given many times.",
-        ),
+        config_file(),
+        assignments(),
         click.option(
             "--cache-path",
             "cache_path",
@@ -79,6 +118,13 @@ def model_settings() -> Decorator:
     """How a model is loaded."""
     return together(
         click.option(
+            "--engine",
+            "model__engine",
+            metavar="NAME",
+            shell_complete=complete_engine,
+            help="The library that runs it. [default: the one that can load the files]",
+        ),
+        click.option(
             "--context-size",
             "model__context_size",
             type=positive,
@@ -98,6 +144,17 @@ def model_settings() -> Decorator:
             metavar="N",
             help="Threads on the CPU. [default: what suits the machine]",
         ),
+    )
+
+
+def max_sequences() -> Decorator:
+    """How many requests run side by side."""
+    return click.option(
+        "--max-sequences",
+        "model__max_sequences",
+        type=click.IntRange(1, 128),
+        metavar="N",
+        help="Requests that a model works on at the same time. [default: 8]",
     )
 
 

@@ -10,8 +10,34 @@ from infs.types import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+    from rich.progress import ProgressColumn
 
-VERBS = {"queue": "Waiting", "download": "Downloading", "load": "Loading", "prompt": "Reading the prompt"}
+VERBS = {
+    "queue": "Waiting",
+    "download": "Downloading",
+    "memory": "Waiting for memory",
+    "load": "Loading",
+    "prompt": "Reading the prompt",
+}
+
+
+class Stage(Protocol):
+    """How far something has come: a `Progress`, or what a server tells of one."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def done(self) -> int: ...
+    @property
+    def total(self) -> int | None: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def rate(self) -> float | None: ...
+    @property
+    def remaining(self) -> float | None: ...
 
 
 class View(Protocol):
@@ -31,15 +57,17 @@ def view_on(stream: TextIO, model: str, *, quiet: bool = False) -> View:
     return BarView(model) if stream.isatty() else LineView(stream, model)
 
 
-def title_of(progress: Progress, model: str) -> str:
+def title_of(progress: Stage, model: str) -> str:
     """What goes on, in a few words."""
-    verb = VERBS[progress.stage]
+    verb = VERBS.get(progress.stage, progress.stage.capitalize())  # a server may be newer than this
     if progress.stage == "prompt":
         return verb
+    if progress.stage == "memory":
+        return f"{verb}: {progress.detail or model}"
     return f"{verb} {progress.detail or model}"
 
 
-def amount_of(progress: Progress) -> str:
+def amount_of(progress: Stage) -> str:
     """How much of it is done: ``"12.0 MB of 3.1 GB"``, ``"40%"``."""
     if progress.unit == "percent":
         return f"{progress.done}%"
@@ -48,6 +76,36 @@ def amount_of(progress: Progress) -> str:
     else:
         done, total = f"{progress.done} {progress.unit}", str(progress.total)
     return done if progress.total is None else f"{done} of {total}"
+
+
+def speed_of(progress: Stage) -> str:
+    """How fast it goes: ``"12.0 MB/s"``; empty where nobody knows."""
+    if progress.rate is None or progress.unit == "percent":
+        return ""
+    amount = size_text(int(progress.rate)) if progress.unit == "bytes" else f"{progress.rate:.0f} {progress.unit}"
+    return f"{amount}/s"
+
+
+def time_text(seconds: float) -> str:
+    """`seconds` as people say them: ``"12 s"``, ``"3 min 20 s"``, ``"2 h 5 min"``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def left_of(progress: Stage) -> str:
+    """How long it will take: ``"3 min 20 s left"``; empty where nobody knows."""
+    return "" if progress.remaining is None else f"{time_text(progress.remaining)} left"
+
+
+def line_of(progress: Stage, model: str) -> str:
+    """All of that in one line."""
+    amount = "" if progress.stage == "memory" else amount_of(progress)
+    said = ", ".join(filter(None, (amount, speed_of(progress), left_of(progress))))
+    return f"{title_of(progress, model)}: {said}" if said else title_of(progress, model)
 
 
 class NoView:
@@ -78,7 +136,7 @@ class LineView:
         if (title, tenth) == self._said:
             return
         self._said = (title, tenth)
-        print(f"{title}: {amount_of(progress)}" if download else title, file=self._stream, flush=True)
+        print(line_of(progress, self._model) if download else title, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Lines stay where they are."""
@@ -102,7 +160,10 @@ class BarView:
         if title != self._title:
             self._title = title
             bar.reset(task, description=title)
-        bar.update(task, completed=progress.done, total=progress.total, amount=amount_of(progress))
+        amount = (
+            "" if progress.stage == "memory" else ", ".join(filter(None, (amount_of(progress), speed_of(progress))))
+        )
+        bar.update(task, completed=progress.done, total=progress.total, amount=amount, left=left_of(progress))
         if self._bar is None:
             self._bar = bar
             bar.start()
@@ -123,9 +184,22 @@ def _new_bar() -> Bar:
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.TextColumn("{task.fields[amount]}", markup=False),
-        progress.TimeRemainingColumn(),
+        _time_left(),
         console=Console(file=sys.stderr),
         transient=True,
     )
-    bar.add_task("", amount="")
+    bar.add_task("", amount="", left="")
     return bar
+
+
+def _time_left() -> ProgressColumn:
+    """The time that is left as the events say it, else as the bar has measured it."""
+    from rich import progress
+    from rich.text import Text
+
+    class TimeLeft(progress.TimeRemainingColumn):
+        def render(self, task: progress.Task) -> Text:
+            said = task.fields["left"]
+            return Text(said, style="progress.remaining") if said else super().render(task)
+
+    return TimeLeft()

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from infs.cli import options
+from infs.cli.completing import complete_target
 from infs.cli.failures import Command
 
 EPILOG = """
@@ -28,7 +29,7 @@ Exit status: 0 an answer came, 1 something failed, 2 the call is wrong, 130 Ctrl
 
 @click.command(cls=Command, epilog=EPILOG)
 @click.argument("prompt", required=False)
-@click.option("--model", "-m", "target", metavar="MODEL|CONFIG", help=options.MODEL)
+@click.option("--model", "-m", "target", metavar="MODEL|CONFIG", shell_complete=complete_target, help=options.MODEL)
 @options.generation_settings()
 @click.option("--raw", is_flag=True, help="Continue the prompt as text, instead of answering it as a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON, at its end.")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from infs.cli import options
+from infs.cli.completing import complete_target
 from infs.cli.failures import Command
 
 EPILOG = """
@@ -21,7 +22,8 @@ Examples:
   infs serve --set models.demo.ttl=60 --log-format json
 
 \b
-Ctrl-C, or SIGTERM, lets running requests finish; once more ends them.
+Ctrl-C, or SIGTERM, lets running requests finish; once more ends them. SIGHUP reads the configuration again, as
+POST /admin/reload does: models are added, changed and removed, and the others do not notice.
 Exit status: 0 it was stopped, 1 something failed, 2 the call or the configuration is wrong.
 """
 
@@ -36,7 +38,7 @@ Flags beat the environment (INFS_SERVER__PORT=8080), which beats the configurati
 
 
 @click.command(cls=Command, help=HELP, epilog=EPILOG)
-@click.argument("target", required=False, metavar="[MODEL|CONFIG]")
+@click.argument("target", required=False, metavar="[MODEL|CONFIG]", shell_complete=complete_target)
 @click.option("--host", "server__host", metavar="ADDRESS", help="Where to listen. [default: 127.0.0.1]")
 @click.option(
     "--port",
@@ -55,13 +57,7 @@ Flags beat the environment (INFS_SERVER__PORT=8080), which beats the configurati
 )
 @click.option("--model-id", metavar="ID", help="What requests call the model. [default: by the name of its file]")
 @options.model_settings()
-@click.option(
-    "--max-sequences",
-    "model__max_sequences",
-    type=click.IntRange(1, 128),
-    metavar="N",
-    help="Requests that a model works on at the same time. [default: 8]",
-)
+@options.max_sequences()
 @click.option(
     "--ttl",
     "model__ttl",
@@ -82,4 +78,4 @@ def serve(
     from infs.cli.settings import CommandLine, read_settings
 
     line = CommandLine(target=target, config_file=config_file, assignments=assignments, flags=flags, model_id=model_id)
-    serve_config(read_settings(line, os.environ, Path.cwd()))
+    serve_config(lambda: read_settings(line, os.environ, Path.cwd()))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from infs.config import Config
-from infs.engines.base import find_engine
 from infs.errors import ConfigError
 from infs.server import InferenceServer
+from infs.store import Store
 from infs.store.source import FileSource, find_source
 
 log = logging.getLogger("infs.cli")
@@ -20,11 +20,11 @@ def make_server(config: Config) -> InferenceServer:
         ConfigError: a model is configured wrongly.
         EngineNotFound, MissingExtra: its engine is not there.
     """
-    for model in config.models.values():
-        find_engine(model.engine or "llama-cpp").check_installed()
+    cache = Store(config.cache_path, hub=config.hub).cache
+    sources = {name: find_source(model, cache, key=f"models.{name}") for name, model in config.models.items()}
     server = InferenceServer.from_config(config)
-    for name, model in server.models.items():
-        source = find_source(model, server.store.cache, key=f"models.{name}")
+    server.check_installed()
+    for name, source in sources.items():
         if isinstance(source, FileSource) and not source.path.exists():
             log.warning("models.%s.file: there is no %s; requests for it will fail until there is.", name, source.path)
     return server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 import click
@@ -18,17 +19,20 @@ from infs.version import VERSION
 log = logging.getLogger("infs.cli")
 
 
-def serve_config(config: Config) -> None:
-    """Serve until a signal ends it.
+def serve_config(read: Callable[[], Config]) -> None:
+    """Serve what `read` says until a signal ends it; SIGHUP and ``POST /admin/reload`` have it read again.
 
     Raises:
         InfsError: it could not be started.
     """
+    config = read()
     with logging_to_stderr(config.log), suppress(KeyboardInterrupt):
         from infs.http import create_app
         from infs.http.serving import serve
 
-        app = create_app(make_server(config), config.server)
+        server = make_server(config)
+        server.read_config = read
+        app = create_app(server, config.server)
         asyncio.run(serve(app, config.server, on_ready=lambda url: _say_ready(url, config)))
 
 

@@ -15,7 +15,7 @@ from infs.config import Config, ModelConfig, load_config, merge, parse_model
 from infs.demo import MODEL_ID, demo_model
 from infs.errors import ConfigError
 from infs.store.names import part_names
-from infs.store.source import HubSource, parse_url
+from infs.store.source import HubSource, LmStudioSource, OllamaSource, is_url, parse_url
 
 CONFIG_SUFFIXES = (".toml", ".yaml", ".yml", ".json")
 MODEL_KEYS = frozenset(ModelConfig.__struct_fields__)
@@ -53,7 +53,7 @@ def read_settings(line: CommandLine, environ: Mapping[str, str], directory: Path
     config = load_config(
         file,
         environ=environ,
-        overrides=merge(_assigned(line.assignments), settings),
+        overrides=merge(assigned(line.assignments), settings),
         below=line.below,
         directory=directory,
     )
@@ -74,7 +74,7 @@ def _split_target(line: CommandLine, environ: Mapping[str, str]) -> tuple[Path |
 
 
 def _is_url(text: str) -> bool:
-    return "://" in text or text.lower().startswith("hf:")
+    return "://" in text or is_url(text)
 
 
 # --- flags ----------------------------------------------------------------------------------------------------
@@ -97,7 +97,12 @@ def _nest(path: list[str], value: Any) -> dict[str, Any]:
     return result
 
 
-def _assigned(assignments: tuple[str, ...]) -> dict[str, Any]:
+def assigned(assignments: tuple[str, ...]) -> dict[str, Any]:
+    """What ``--set`` says, as nested tables.
+
+    Raises:
+        ConfigError: it is no KEY=VALUE, or the value starts like JSON and is none.
+    """
     nested: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
@@ -135,12 +140,12 @@ def _chosen(models: Mapping[str, ModelConfig], target: str | None, name: str | N
     if target is None and models and name is not None and len(models) > 1:
         raise ConfigError(f"--model-id is for one model, and the configuration has these: {', '.join(models)}.")
     if target is None:
-        found = {key: _with_demo(key, model) for key, model in (models or {MODEL_ID: ModelConfig()}).items()}
+        found = {key: with_demo(key, model) for key, model in (models or {MODEL_ID: ModelConfig()}).items()}
     elif target in models or target == MODEL_ID:
-        found = {target: _with_demo(target, models.get(target, ModelConfig()))}
+        found = {target: with_demo(target, models.get(target, ModelConfig()))}
     else:
-        source = _source(target, models)
-        key = name or _id_of(target)
+        source = source_of(target, models)
+        key = name or id_of(target)
         found = {key: _with_source(key, models.get(key, ModelConfig()), source)}
     if name is None:
         return found
@@ -148,7 +153,7 @@ def _chosen(models: Mapping[str, ModelConfig], target: str | None, name: str | N
     return {name: model}
 
 
-def _with_demo(name: str, model: ModelConfig) -> ModelConfig:
+def with_demo(name: str, model: ModelConfig) -> ModelConfig:
     """`model`; one called ``demo`` that names no files is the demo model, with the settings that it has."""
     demo = demo_model()
     if name != MODEL_ID or model.url is not None or model.file is not None or model.engine not in (None, demo.engine):
@@ -182,7 +187,12 @@ def _as_data(model: ModelConfig) -> dict[str, Any]:
     return data
 
 
-def _source(target: str, models: Mapping[str, ModelConfig]) -> dict[str, str]:
+def source_of(target: str, models: Mapping[str, ModelConfig]) -> dict[str, str]:
+    """`url` or `file` of the model at a path or URL; `models` are those that may have been meant as well.
+
+    Raises:
+        ConfigError: there is no such file, or the URL is none.
+    """
     if _is_url(target):
         parse_url(target, key="MODEL")
         return {"url": target}
@@ -208,10 +218,13 @@ def _not_there(target: str, models: Mapping[str, ModelConfig]) -> str:
     return f"There is no file {target}{of_that_id}{hint}"
 
 
-def _id_of(target: str) -> str:
+def id_of(target: str) -> str:
     """An id for the model at a path or URL: the name of its file or repository, without its ending."""
     parsed = parse_url(target, key="MODEL") if _is_url(target) else None
-    if isinstance(parsed, HubSource):
+    if isinstance(parsed, OllamaSource):
+        name = parsed.name.rpartition("/")[2]
+        return name if parsed.tag == "latest" else f"{name}:{parsed.tag}"
+    if isinstance(parsed, HubSource | LmStudioSource):
         name = parsed.path.rpartition("/")[2] or parsed.repo.rpartition("/")[2]
     else:
         name = unquote(urlsplit(target).path).rpartition("/")[2] if parsed else Path(target).name

@@ -10,10 +10,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from infs.config import ServerConfig
-from infs.http import openai, status
+from infs.http import admin, openai, status
 from infs.http.endpoint import Operation
 from infs.http.errors import method_not_allowed, route_not_found
-from infs.http.middleware import REQUEST_ID, ApiKeys, RequestLog
+from infs.http.middleware import REQUEST_ID, ApiKeys, RequestLog, TraceContext
 from infs.http.openapi import description
 from infs.http.service import DEFAULTS, Server, Service
 
@@ -29,7 +29,8 @@ def create_app(server: Server, settings: ServerConfig = DEFAULTS) -> Starlette:
     service = Service(server, settings)
     described: list[tuple[str, Operation]] = [("", operation) for operation in status.OPERATIONS]
     described += [(openai.PREFIXES[0], operation) for operation in openai.OPERATIONS]
-    own = [*status.OPERATIONS, *description(described)]
+    described += [("", operation) for operation in admin.OPERATIONS]
+    own = [*status.OPERATIONS, *admin.OPERATIONS, *description(described)]
     app = Starlette(
         routes=[*(operation.route(service) for operation in own), *openai.routes_of(service)],
         middleware=_middleware(settings),
@@ -44,6 +45,7 @@ def create_app(server: Server, settings: ServerConfig = DEFAULTS) -> Starlette:
 def _middleware(settings: ServerConfig) -> list[Middleware]:
     around = [
         Middleware(RequestLog),
+        Middleware(TraceContext),
         Middleware(ApiKeys, keys=settings.api_keys, open_paths=OPEN_PATHS),
     ]
     if settings.cors_origins:

@@ -26,6 +26,7 @@ class Operation:
         body: the struct of its request, if it has one.
         answer: the struct of its answer, if that is JSON of a fixed shape.
         chunk: the struct of the events, if it can stream.
+        media: the type of its answer.
     """
 
     method: Literal["GET", "POST"]
@@ -35,6 +36,7 @@ class Operation:
     body: type[msgspec.Struct] | None = None
     answer: type[msgspec.Struct] | None = None
     chunk: type[msgspec.Struct] | None = None
+    media: str = "application/json"
 
     def route(self, service: Service, prefix: str = "") -> Route:
         """The route of this operation; whatever fails in it is an answer with an error body."""

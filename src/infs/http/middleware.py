@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infs.errors import Unauthorized
 from infs.http.errors import details, error_response
+from infs.trace_context import TRACE_HEADERS, trace_context
 
 log = logging.getLogger("infs.http")
 
@@ -50,7 +51,7 @@ class RequestLog:
             self._log(scope, status, time.perf_counter() - begin, request_id)
 
     def _log(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        level = logging.DEBUG if scope["path"].endswith("/health") else logging.INFO
+        level = logging.DEBUG if scope["path"].endswith(("/health", "/metrics")) else logging.INFO
         if log.isEnabledFor(level):
             said = " ".join(f"{name}={_printable(value)}" for name, value in details(scope).items())
             path = _printable(scope["path"])
@@ -60,6 +61,22 @@ class RequestLog:
 def _printable(text: str) -> str:
     """`text` on one line, of bounded length: it is the client's, and the log's lines are ours."""
     return text[:200].encode("unicode_escape").decode("ascii")
+
+
+class TraceContext:
+    """Hands down the trace that a client's headers say its request is a part of."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on within that trace."""
+        headers = Headers(scope=scope) if scope["type"] == "http" else {}
+        before = trace_context.set({name: headers[name] for name in TRACE_HEADERS if name in headers})
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            trace_context.reset(before)
 
 
 class ApiKeys:

@@ -42,7 +42,7 @@ def document(operations: Sequence[tuple[str, Operation]]) -> dict[str, Any]:
 
 
 def _describe(path: str, operation: Operation) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": _ref(operation.answer)}}
+    content: dict[str, Any] = {operation.media: {"schema": _schema(operation)}}
     if operation.chunk is not None:
         content["text/event-stream"] = {"schema": _ref(operation.chunk)}
     error = {"description": "An error", "content": {"application/json": {"schema": _ref(ErrorBody)}}}
@@ -60,6 +60,10 @@ def _describe(path: str, operation: Operation) -> dict[str, Any]:
             "content": {"application/json": {"schema": _ref(operation.body)}},
         }
     return described
+
+
+def _schema(operation: Operation) -> dict[str, str]:
+    return {"type": "string"} if operation.media.startswith("text/") else _ref(operation.answer)
 
 
 def _ref(kind: type[msgspec.Struct] | None) -> dict[str, str]:

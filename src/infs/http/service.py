@@ -12,6 +12,7 @@ from infs.config import ModelConfig, ServerConfig
 from infs.errors import InfsError, RequestCancelled, ServerClosed
 from infs.http.tasks import end
 from infs.runner import Runner
+from infs.status import Exposition
 
 T = TypeVar("T")
 
@@ -49,8 +50,25 @@ class Server(Runner, Protocol):
         """It refuses new requests."""
         ...
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> Any:
         """How it is, as plain data."""
+        ...
+
+    async def metrics(self, accept: str = "") -> Exposition:
+        """What Prometheus reads, in the format that `accept`, the header of that name, prefers."""
+        ...
+
+    async def unload(self, model: str, *, now: bool = False) -> int:
+        """End the instances of `model`, once their requests have ended or `now`; gives how many there were."""
+        ...
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration again: ids under ``added``, ``changed``, ``removed`` and ``unchanged``, and under
+        ``restart`` the keys that need one.
+
+        Raises:
+            ConfigError: what is wrong with it; then nothing has changed.
+        """
         ...
 
 
@@ -70,6 +88,8 @@ class Service:
         self._draining = False
         self._starting: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[Any]] = set()
+        self._reloads: set[asyncio.Task[Any]] = set()
+        self._one_reload = asyncio.Lock()
 
     @property
     def closing(self) -> bool:
@@ -88,6 +108,7 @@ class Service:
         """Close the server, also in the middle of its start."""
         if self._starting is not None:
             await end(self._starting)
+        await end(*self._reloads)
         await self.server.close()
 
     async def run(self, receive: Receive, work: Callable[[], Awaitable[T]]) -> T:
@@ -123,6 +144,28 @@ class Service:
     async def _started(self, work: Callable[[], Awaitable[T]]) -> T:
         await self.start()
         return await work()
+
+    async def reload(self) -> dict[str, Any]:
+        """Have the server read its configuration again, one time after the other; see `Server.reload`.
+
+        What was begun comes to its end, whatever becomes of the one who asked.
+        """
+        if self.closing:
+            raise ServerClosed("The server is shutting down; it reads no configuration any more.")
+        task = asyncio.create_task(self._reload_in_turn())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloaded)
+        return await asyncio.shield(task)
+
+    async def _reload_in_turn(self) -> dict[str, Any]:
+        async with self._one_reload:
+            await self.start()
+            return await self.server.reload()
+
+    def _reloaded(self, task: asyncio.Task[Any]) -> None:
+        self._reloads.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody may be there any more to hear of it
 
     async def drain(self, timeout: float) -> None:
         """Refuse new work, wait `timeout` seconds for what is running, then end it."""

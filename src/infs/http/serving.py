@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from infs.config import ServerConfig
 from infs.errors import ConfigError
+from infs.http.hangups import Hangups
 from infs.http.service import Service
 from infs.http.sse import ABORT
 from infs.http.tasks import end
@@ -39,7 +40,8 @@ async def serve(app: Starlette, settings: ServerConfig, *, on_ready: Callable[[s
 
     The first signal starts the drain: new inference requests get 503, ``/health`` says "closing", and what is
     running has `drain_timeout` seconds. A second one ends everything at once, and so does a cancellation. Signals
-    are heard in the main thread only.
+    are heard in the main thread only. Where there is SIGHUP, it has the server read its configuration again, unless it
+    says that the terminal is gone: then it ends the server like the others.
 
     Args:
         app: made by `create_app`, or an application that has one mounted.
@@ -50,7 +52,7 @@ async def serve(app: Starlette, settings: ServerConfig, *, on_ready: Callable[[s
         ConfigError: the address cannot be listened on.
         InfsError: the inference server could not be started.
     """
-    with bind(settings) as listener, _signals() as (first, second):
+    with bind(settings) as listener, _signals() as (first, second), Hangups(_services(app), first):
         server = _Server(app, settings, listener, on_ready)
         work = asyncio.create_task(server.serve_app())
         try:

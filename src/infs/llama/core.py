@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from infs.batching.loop import Loop
-from infs.engines.llama_cpp.building import LARGEST_STEP, MAX_SEQUENCES, MOST_CELLS
 from infs.engines.llama_cpp.decoder import LlamaDecoder
 from infs.engines.llama_cpp.embedder import Embedder
 from infs.engines.llama_cpp.output import Processor
+from infs.engines.llama_cpp.sizing import LARGEST_STEP, MAX_SEQUENCES, MOST_CELLS
 from infs.errors import ConfigError, InvalidRequest, Unsupported
 from infs.llama.background import Background
 from infs.llama.bank import SequenceBank

@@ -16,14 +16,14 @@ import msgspec
 
 from infs.config import ModelConfig, check_defaults, check_keys, convert, typed_defaults
 from infs.engines.llama_cpp.adapters import Adapters
-from infs.engines.llama_cpp.building import MOST_CELLS, Builder, Machine
+from infs.engines.llama_cpp.building import Builder, Machine
 from infs.engines.llama_cpp.embedder import Embedder, pooling_of
-from infs.engines.llama_cpp.engine import MAX_CONTEXT, MIN_CONTEXT
 from infs.engines.llama_cpp.generation import Posted
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
 from infs.engines.llama_cpp.options import LlamaOptions
 from infs.engines.llama_cpp.prompts import Prompts
+from infs.engines.llama_cpp.sizing import check_context, default_context
 from infs.errors import ConfigError, LoadFailed
 from infs.store.source import parse_file
 
@@ -164,7 +164,7 @@ def load(
 
 
 def _complete(model: LlamaModel, config: ModelConfig, options: LlamaOptions, cache: Path | None, start: bool) -> Loaded:
-    context = config.context_size or min(model.trained_context, MAX_CONTEXT)
+    context = default_context(config, model.trained_context)
     _check(model, config, options, context)
     generating = None
     if _generates(model, options):
@@ -188,11 +188,7 @@ def _generates(model: LlamaModel, options: LlamaOptions) -> bool:
 
 def _check(model: LlamaModel, config: ModelConfig, options: LlamaOptions, context: int) -> None:
     """Raise `LoadFailed` for settings that this model cannot have."""
-    if not MIN_CONTEXT <= context <= MOST_CELLS:
-        raise LoadFailed(
-            f"context_size is {context}; it can be {MIN_CONTEXT} (a prompt and an answer) to {MOST_CELLS}.",
-            param="context_size",
-        )
+    check_context(context)
     if options.pooling == "rank" and not model.ranks:
         raise LoadFailed("options.pooling is rank, but the model is no reranker.", param="options.pooling")
     if _generates(model, options):

@@ -32,7 +32,7 @@ from infs.pool.pool import Pool
 from infs.pool.reservations import reservations_folder
 from infs.runner import Conveniences
 from infs.served import read_models
-from infs.status import Exposition, ServerStatus
+from infs.status import DownloadStatus, Exposition, ServerStatus
 from infs.store import Store
 from infs.sync import SyncServer
 from infs.telemetry import Observation, Telemetry
@@ -316,6 +316,11 @@ class InferenceServer(Conveniences):
             queued=self.pool.queued,
             models=await self.pool.status(),
             memory=self.pool.memory(),
+            downloads=[
+                DownloadStatus(what=p.detail, done=p.done, total=p.total, rate=p.rate, remaining=p.remaining)
+                for p in self.store.traffic.running
+            ],
+            downloaded=self.store.traffic.bytes,
         )
 
     async def metrics(self, accept: str = "") -> Exposition:

@@ -352,6 +352,18 @@ def test_what_is_larger_than_all_room_is_not_kept() -> None:
     cache.remove(block.id)
 
 
+def test_memory_that_is_wanted_elsewhere_is_given_back() -> None:
+    tiers = Tiers(host_bytes=100)
+    for number in range(5):
+        tiers.put("s", [number], 0, bytes(10))
+    tiers.shrink(25)
+    counts = tiers.counts()["host"]
+    assert (counts.entries, counts.bytes, counts.evicted) == (2, 20, 3)
+    assert [tiers.covered("s", [number], 0) for number in range(5)] == [0, 0, 0, 1, 1], "the oldest went"
+    tiers.put("s", [9], 0, bytes(10))
+    assert tiers.counts()["host"].bytes == 20
+
+
 def test_a_view_is_copied_and_bytes_are_not() -> None:
     tiers = Tiers(host_bytes=LARGE)
     view, kept = bytearray(b"view"), b"bytes"

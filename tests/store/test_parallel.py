@@ -226,6 +226,21 @@ async def test_progress_rises_to_the_end(make: MakeParallel, model: ModelConfig)
     assert (events[-1].done, events[-1].total) == (len(CONTENT), len(CONTENT))
 
 
+async def test_what_comes_is_counted_while_it_comes_and_nothing_else(make: MakeParallel, model: ModelConfig) -> None:
+    store = make()
+    seen: list[tuple[str, int | None]] = []
+
+    def look(event: Progress) -> None:
+        seen.extend((download.detail, download.total) for download in store.traffic.running)
+
+    await store.fetch("m", model, look)
+    assert ("m.gguf", len(CONTENT)) in seen
+    assert store.traffic.running == []
+    assert store.traffic.bytes == len(CONTENT)
+    await store.fetch("m", model, look)
+    assert store.traffic.bytes == len(CONTENT), "it was there"
+
+
 # --- bad ones ---
 
 

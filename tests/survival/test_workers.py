@@ -6,14 +6,17 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infs.demo import MODEL_ID
 from infs.errors import LoadFailed, RequestQuarantined, WorkerDied
 from infs.server import InferenceServer
 from infs.status import ModelStatus
+from infs.testing import demo_server
 from infs.types import EmbeddingRequest, TextCompletionRequest
 from tests.engines.kit import eventually
 from tests.survival.fragile import FRAGILE, WORDS
@@ -108,6 +111,27 @@ async def test_a_request_that_comes_as_a_worker_dies_is_served(tmp_path: Path) -
             assert instance.pid is not None
             os.kill(instance.pid, signal.SIGTERM)
             assert (await server.run(ask("x"))).text == WHOLE
+
+
+async def test_caches_of_a_real_worker_give_their_memory_back() -> None:
+    async with demo_server(options={"disk_cache": 0}) as server:
+        for number in range(3):
+            await server.text_completion(model=MODEL_ID, prompt=f"{number} " * 200, max_tokens=1)
+        await eventually_held(server, lambda held: held > 0)
+        [instance] = server.pool.find(MODEL_ID).ready
+        instance.engine.shrink(0)
+        await eventually_held(server, lambda held: held == 0)
+        assert (await server.text_completion(model=MODEL_ID, prompt="Once", max_tokens=3)).text
+
+
+async def eventually_held(server: InferenceServer, condition: Callable[[int], bool]) -> None:
+    """Wait until what the worker has in host memory for contexts is as it should be."""
+    async with asyncio.timeout(20):
+        while True:
+            [instance] = (await server.status()).models[MODEL_ID].instances
+            if condition(instance.engine["tiers"]["host"]["bytes"]):
+                return
+            await asyncio.sleep(0.05)
 
 
 async def test_a_minimum_of_instances_is_kept_though_they_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

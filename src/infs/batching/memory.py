@@ -75,6 +75,10 @@ class ColdMemory:
         """How the tiers are doing."""
         return {str(tier): counts for tier, counts in self._tiers.counts().items()}
 
+    def shrink(self, host_bytes: int) -> None:
+        """Have host memory hold no more than so many bytes from now on."""
+        self._tiers.shrink(host_bytes)
+
     def close(self, timeout: float) -> None:
         """Write what is not yet on disk, for `timeout` seconds at most."""
         self._tiers.flush(timeout)

@@ -24,8 +24,10 @@ from infs.store.names import part_urls
 from infs.store.partial import arrived
 from infs.store.progress import Meter, Report, size_text
 from infs.store.source import HubSource, public_url
+from infs.store.traffic import Traffic
 from infs.store.transfer import Download, Transfer
 from infs.store.web import RetryPolicy, open_client
+from infs.types import Progress
 
 if TYPE_CHECKING:
     import httpx
@@ -57,6 +59,7 @@ class Downloads:
         self._verifier = verifier
         self._retry = retry
         self._log = log
+        self.traffic = Traffic()
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -211,7 +214,9 @@ class Downloads:
                 path = find()
             if path is None:
                 self._log.info("Downloading %s", public_url(download.url))
-                await Transfer(client, self._retry, download, meter, self._log).run()
+                with self.traffic.counted() as meter.counting:
+                    meter.counting(Progress(stage="download", done=arrived(download.partial), detail=meter.name))
+                    await Transfer(client, self._retry, download, meter, self._log).run()
                 with storage_errors(download.partial):
                     path = publish()
                 self._verifier.remember(path, download.digests)

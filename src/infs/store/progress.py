@@ -25,10 +25,11 @@ class Meter:
 
     def __init__(self, report: Report, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._report = report
-        self._name = name
+        self.name = name
         self._clock = clock
         self._next = float("-inf")
         self._pace = Pace()
+        self.counting: Report | None = None  # is told of the download itself, not of what else takes time
 
     def show(self, done: int, total: int | None, *, doing: str = "", always: bool = False) -> None:
         """Say that `done` of `total` bytes are there; `doing` says what takes time, when it is not the download."""
@@ -38,17 +39,18 @@ class Meter:
         self._next = now + INTERVAL
         self._pace.seen(now, done)
         rate = self._pace.rate(now)
-        self._report(
-            Progress(
-                stage="download",
-                done=done,
-                total=total,
-                unit="bytes",
-                detail=f"{self._name}: {doing}" if doing else self._name,
-                rate=rate,
-                remaining=_remaining(done, total, rate),
-            )
+        progress = Progress(
+            stage="download",
+            done=done,
+            total=total,
+            unit="bytes",
+            detail=f"{self.name}: {doing}" if doing else self.name,
+            rate=rate,
+            remaining=_remaining(done, total, rate),
         )
+        if self.counting is not None and not doing:
+            self.counting(progress)
+        self._report(progress)
 
 
 def _remaining(done: int, total: int | None, rate: float | None) -> float | None:

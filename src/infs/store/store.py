@@ -76,6 +76,9 @@ class Store:
         rules: what models of each engine consist of, by the engines' names; where none is configured, the first one
             whose rule finds a model. An engine without one gets all files as they are. By default the built-in ones.
 
+    Attributes:
+        traffic: the downloads that run.
+
     Raises:
         ConfigError: the endpoint is not a URL.
     """
@@ -112,6 +115,7 @@ class Store:
         self._catalogue = Catalogue(cache, downloaded, ollama, lmstudio)
         self._remover = Remover(cache, downloaded)
         downloads = Downloads(self._hub, cache, self._finder.target, verifier, retry, self._log)
+        self.traffic = downloads.traffic
         self._obtainer = Obtainer(self._finder, downloads, self._hub, verifier, self.cache, self._log)
         self._sharing: Sharing[Fetched] = Sharing(self._log)
 

@@ -26,13 +26,23 @@ class HostCache:
         self.remove(block.id)
         if len(data) > self.limit:
             return [block]
+        gone = self._drop(self.limit - len(data))
+        self._held[block.id] = block, data
+        self.bytes += len(data)
+        return gone
+
+    def shrink(self, limit: int) -> list[Block]:
+        """Hold no more than `limit` bytes from now on; returns what had to go."""
+        self.limit = limit
+        return self._drop(limit)
+
+    def _drop(self, most: int) -> list[Block]:
+        """Let go of the least recently used until there are `most` bytes."""
         gone: list[Block] = []
-        while self.bytes + len(data) > self.limit:
+        while self.bytes > most:
             _, (oldest, old) = self._held.popitem(last=False)
             self.bytes -= len(old)
             gone.append(oldest)
-        self._held[block.id] = block, data
-        self.bytes += len(data)
         return gone
 
     def get(self, id: BlockId) -> Data | None:

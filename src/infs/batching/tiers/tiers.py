@@ -165,6 +165,14 @@ class Tiers:
             counts["disk"] = self._disk.counts()
         return counts
 
+    def shrink(self, host_bytes: int) -> None:
+        """Hold no more than so many bytes in host memory from now on."""
+        with self._lock:
+            gone = self._host.shrink(host_bytes)
+            self._tally.evicted += len(gone)
+            for old in gone:
+                self._forget(old.id)
+
     # --- inner workings
 
     def _wanted(self, space: str, tokens: Sequence[int], limit: int) -> Tokens | None:

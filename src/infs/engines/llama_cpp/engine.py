@@ -21,7 +21,7 @@ from infs.engines.llama_cpp.estimating import estimate
 from infs.engines.llama_cpp.generation import Generator
 from infs.engines.llama_cpp.model import LlamaModel
 from infs.engines.llama_cpp.native import NativeLog
-from infs.engines.llama_cpp.options import LlamaOptions
+from infs.engines.llama_cpp.options import LlamaOptions, host_cache
 from infs.engines.llama_cpp.prompts import Prompts
 from infs.engines.llama_cpp.running import pin, run, waker
 from infs.engines.llama_cpp.sizing import check_context, default_context
@@ -204,6 +204,11 @@ class LlamaEngine:
     def status(self) -> dict[str, Any]:
         counts = self._machine.counts() if self._machine is not None else {}
         return {**counts, "embedding_batches": self._embedder.batches if self._embedder else 0}
+
+    def shrink(self, spare: int) -> None:
+        """See `infs.engines.base.Shrinking`."""
+        if self._machine is not None and self._machine.memory is not None:
+            self._machine.memory.shrink(host_cache(self._options, spare))
 
     def stalled(self) -> float:
         """See `infs.engines.base.Watched`."""

@@ -6,9 +6,11 @@ installed beside this package (``pip install torch transformers``).
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,49 +27,50 @@ CACHED = Shape("random-cached", 8, 1024, 16, 16, 1024, 8192, 4096)  # whose keys
 DRAFT = replace(SMOL_135M, name="random-draft", layers=4, width=192, heads=3, kv_heads=1, feed_forward=512)
 HEAD = "| model | settings | estimated | loaded | at most | error | by the header |"
 ROW = "| {} | {} | {:.0f} MB | {:.0f} MB | {:.0f} MB | {:+.1%} | {:+.1%} |"
-Row = tuple[str, str, Callable[[Path], Path], dict[str, Any]]
 
 
-def rows(folder: Path) -> Iterator[Row]:
-    """A model and settings in words, what makes its file, and its configuration."""
-    smol = "Llama, 135 M, Q8_0"
-    chat = {"task": "chat-completion", "context_size": 2048}
-    yield smol, "context 2048", random_of(SMOL_135M), {"context_size": 2048}
-    yield smol, "chats only, context 2048", random_of(SMOL_135M), chat
-    yield smol, "embeddings only, context 2048", random_of(SMOL_135M), {"task": "embedding", "context_size": 2048}
-    yield (
-        smol,
-        "a draft model",
-        random_of(SMOL_135M),
-        {**chat, "options": {"speculation": {"draft": {"file": str(random_llama(DRAFT))}}}},
-    )
-    yield "the same, Q4_0", "chats only, context 2048", quantised, chat
-    yield "the same, Q4_0", "read, not mapped", quantised, {**chat, "options": {"mmap": False}}
-    wide = "Llama, 16 heads, 66 M, Q8_0"
-    yield wide, "context 4096", random_of(CACHED), {"task": "chat-completion", "context_size": 4096}
-    yield (
-        wide,
-        "cache q8_0",
-        random_of(CACHED),
-        {
-            "task": "chat-completion",
-            "context_size": 4096,
-            "options": {"cache_type_k": "q8_0", "cache_type_v": "q8_0"},
-        },
-    )
-    yield wide, "64 requests at once", random_of(CACHED), {**chat, "context_size": 256, "max_sequences": 64}
-    yield (
-        "Mamba, 53 M, F32",
-        "",
-        lambda folder: write_mamba(folder / "mamba.gguf", context=1024, width=1024, layers=8),
-        {},
-    )
-    yield (
-        "BERT, 26 M, F32",
-        "",
-        lambda folder: write_bert(folder / "bert.gguf", pooling="mean", context=512, width=512, layers=12),
-        {},
-    )
+@dataclass(frozen=True)
+class Row:
+    """A model and its settings in words, what makes its file in a folder, and the settings."""
+
+    model: str
+    settings: str
+    make: Callable[[Path], Path]
+    config: dict[str, Any] = field(default_factory=dict)
+    draft: Shape | None = None
+
+    def case(self, folder: Path, threads: int | None) -> Case:
+        """What is measured: nothing that is optional is kept, so all that is taken was estimated."""
+        options = {"host_cache": 0, "disk_cache": 0, **self.config.get("options", {})}
+        if self.draft is not None:
+            options["speculation"] = {"draft": {"file": str(random_llama(self.draft))}}
+        device = {} if threads is None else {"cpu_threads": threads}
+        path = self.make(folder)
+        config = msgspec.convert({**self.config, "options": options, "device": device}, ModelConfig)
+        return Case(path=path, config=config, first=FIRST_WORD if self.model.startswith("Llama") else 20)
+
+
+def rows() -> list[Row]:
+    """All that are measured."""
+    smol, again, wide = "Llama, 135 M, Q8_0", "Llama, 135 M, Q4_0", "Llama, 16 heads, 66 M, Q8_0"
+    plain, cached = random_of(SMOL_135M), random_of(CACHED)
+    chats = {"task": "chat-completion", "context_size": 2048}
+    long = {**chats, "context_size": 4096}
+    small = {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
+    vectors = {"task": "embedding", "context_size": 2048}
+    return [
+        Row(smol, "context 2048", plain, {"context_size": 2048}),
+        Row(smol, "context 2048, no embeddings", plain, chats),
+        Row(smol, "the same with a draft model", plain, chats, DRAFT),
+        Row(smol, "context 2048, embeddings only", plain, vectors),
+        Row(again, "context 2048, no embeddings", quantised, chats),
+        Row(again, "the same, read and not mapped", quantised, {**chats, "options": {"mmap": False}}),
+        Row(wide, "context 4096, no embeddings", cached, long),
+        Row(wide, "the same, q8_0 for keys and values", cached, {**long, "options": small}),
+        Row(wide, "64 sequences of 256", cached, {**chats, "context_size": 256, "max_sequences": 64}),
+        Row("Mamba, 53 M, F32", "context 1024", mamba),
+        Row("BERT, 26 M, F32", "context 512", bert),
+    ]
 
 
 def random_of(shape: Shape) -> Callable[[Path], Path]:
@@ -75,10 +78,18 @@ def random_of(shape: Shape) -> Callable[[Path], Path]:
     return lambda folder: random_llama(shape)
 
 
+def mamba(folder: Path) -> Path:
+    """A recurrent model."""
+    return write_mamba(folder / "mamba.gguf", context=1024, width=1024, layers=8)
+
+
+def bert(folder: Path) -> Path:
+    """An encoder."""
+    return write_bert(folder / "bert.gguf", pooling="mean", context=512, width=512, layers=12)
+
+
 def quantised(folder: Path) -> Path:
     """The random Llama with weights that the CPU lays out anew."""
-    import ctypes
-
     import llama_cpp
 
     target = folder / "q4_0.gguf"
@@ -88,20 +99,22 @@ def quantised(folder: Path) -> Path:
         params = llama_cpp.llama_model_quantize_default_params()
         params.ftype, params.allow_requantize = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, True
         source = str(random_llama()).encode()
-        if llama_cpp.llama_model_quantize(source, str(target).encode(), ctypes.byref(params)):
-            raise RuntimeError("llama.cpp could not quantise the model.")
+        failed = llama_cpp.llama_model_quantize(source, str(target).encode(), ctypes.byref(params))
         llama_cpp.llama_log_set(llama_cpp.llama_log_callback(0), ctypes.c_void_p(0))
+        if failed:
+            raise RuntimeError("llama.cpp could not quantise the model.")
     return target
 
 
-def case(row: Row, folder: Path, threads: int | None) -> Case:
-    """What is measured for `row`: nothing that is optional is kept, so all that is taken was estimated."""
-    _, _, make, settings = row
-    options = {"host_cache": 0, "disk_cache": 0, **settings.get("options", {})}
-    device = {} if threads is None else {"cpu_threads": threads}
-    path = make(folder)
-    config = msgspec.convert({**settings, "options": options, "device": device}, ModelConfig)
-    return Case(path=path, config=config, first=FIRST_WORD if "random" in path.name or "q4" in path.name else 20)
+def table(folder: Path, threads: int | None, only: str) -> Iterator[str]:
+    """The lines of the table of the models and settings that have `only` in their words."""
+    yield HEAD
+    yield "|---" * (HEAD.count("|") - 1) + "|"
+    for row in rows():
+        if only.lower() in f"{row.model} {row.settings}".lower():
+            found = measure(row.case(folder, threads))
+            sizes = [size / MB for size in (found.estimate.host, found.loaded, found.most)]
+            yield ROW.format(row.model, row.settings, *sizes, found.error, found.header_error)
 
 
 @click.command(help=__doc__)
@@ -110,21 +123,15 @@ def case(row: Row, folder: Path, threads: int | None) -> Case:
 @click.option("--transformers", "with_torch", is_flag=True, help="Measure PyTorch and Transformers instead.")
 def main(threads: int | None, only: str, with_torch: bool) -> None:
     """Print the table."""
-    with tempfile.TemporaryDirectory() as name:
-        if with_torch:
-            from benchmarks.torch_memory import table
+    from benchmarks import torch_memory
 
-            for line in table(Path(name), only):
-                click.echo(line)
-            return
-        click.echo(f"{HEAD}\n{'|---' * HEAD.count(' |')}|")
-        for row in rows(Path(name)):
-            if only.lower() in f"{row[0]} {row[1]}".lower():
-                found = measure(case(row, Path(name), threads))
-                use = found.estimate
-                sizes = [size / MB for size in (use.host, found.loaded, found.most)]
-                click.echo(ROW.format(row[0], row[1], *sizes, found.error, found.header_error))
-                click.echo("<!-- " + ", ".join(f"{k} {v / MB:.0f}" for k, v in use.parts.items()) + " -->", err=True)
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if with_torch and missing:
+        raise click.ClickException(f"{' and '.join(missing)} must be installed: pip install torch transformers")
+    with tempfile.TemporaryDirectory() as name:
+        lines = torch_memory.table(Path(name), only) if with_torch else table(Path(name), threads, only)
+        for line in lines:
+            click.echo(line)
 
 
 if __name__ == "__main__":

@@ -47,19 +47,19 @@ class Served(Struct, frozen=True):
 
 def read_models(
     models: Mapping[str, ModelConfig | Mapping[str, Any]],
-    engine_of: Callable[[ModelConfig], EngineSpec | None],
+    engine_of: Callable[[ModelConfig, str], EngineSpec | None],
 ) -> Served:
     """`models`, checked as far as that is possible without their files.
 
     Args:
-        engine_of: the engine of a model; ``None`` if only its files can tell.
+        engine_of: the engine of a model, given its key too; ``None`` if only its files can tell.
 
     Raises:
         ConfigError: with the key and what to do about it; also when a tool cannot be imported.
         EngineNotFound: a model names an engine that is not known.
     """
     configs = {name: parse_model(name, config) for name, config in models.items()}
-    engines = {name: engine_of(config) for name, config in configs.items()}
+    engines = {name: engine_of(config, f"models.{name}") for name, config in configs.items()}
     for name, config in configs.items():
         spec = engines[name]
         if spec is not None:

@@ -150,9 +150,9 @@ class InferenceServer(Conveniences):
     def _find_engine(self, name: str) -> EngineSpec:
         return find_engine(name, self._specs)
 
-    def _engine_of(self, config: ModelConfig) -> EngineSpec | None:
+    def _engine_of(self, config: ModelConfig, key: str) -> EngineSpec | None:
         """The engine of a model; ``None`` if only its files can tell."""
-        name = self.store.engine_of(config)
+        name = self.store.engine_of(config, key)
         return None if name is None else self._find_engine(name)
 
     def check_installed(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import re
@@ -247,3 +248,23 @@ async def test_a_template_for_a_model_that_only_embeds_is_refused() -> None:
     async with demo_server(chat_template=OTHER, task="embedding") as server:
         with pytest.raises(LoadFailed, match="chat_template is for models that generate"):
             await server.run(EmbeddingRequest(model="m", input=["x"]))
+
+
+async def test_the_status_tells_what_is_worked_on() -> None:
+    async with demo_server(max_sequences=2) as server:
+        asked = [text("Once", max_tokens=900, ignore_eos=True, n=2), text("Then", max_tokens=900, ignore_eos=True)]
+        running = asyncio.gather(*(server.run(request) for request in asked))
+        while not running.done():
+            sequences = [
+                sequence
+                for instance in (await server.status()).models["m"].instances
+                for sequence in instance.sequences
+            ]
+            if len(sequences) == 3 and sequences[0].generated_tokens:
+                break
+            await asyncio.sleep(0)
+        assert sorted((sequence.request, sequence.index) for sequence in sequences) == [(1, 0), (1, 1), (2, 0)]
+        assert {sequence.state for sequence in sequences} == {"running", "waiting"}, "there is room for two"
+        assert all(sequence.prompt_tokens for sequence in sequences)
+        await running
+        assert (await server.status()).models["m"].instances[0].sequences == []

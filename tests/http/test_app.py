@@ -53,8 +53,8 @@ def refs(value: Any) -> set[str]:
 def test_the_description(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     paths = {"/", "/health", *(f"/v1/{name}" for name in ("chat/completions", "completions", "embeddings", "models"))}
-    paths |= {"/admin/unload", "/admin/reload"}
-    assert set(document["paths"]) >= {*paths, "/v1/models/{model}"}
+    paths |= {"/metrics", "/admin/unload", "/admin/reload"}
+    assert set(document["paths"]) == {*paths, "/v1/models/{model}"}
     schemas = document["components"]["schemas"]
     assert {ref.removeprefix("#/components/schemas/") for ref in refs(document)} <= set(schemas)
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]

@@ -27,6 +27,7 @@ class Sequence:
         group: only sequences of one group can be in one batch (they want the same adapters).
         reuse: runs of at least so many cached tokens may be moved when earlier ones were dropped; 0 moves none.
         speculate: tokens may be guessed.
+        request, index: what it is called where somebody looks: its request, and which choice of it.
         blocks: some of its tokens belong together, as `blocks` has it; it ends in one that does not.
         guesses: tokens that may follow, to be checked in the next step.
         streaming: its prompt is computed, and somebody reads what it says.
@@ -47,6 +48,8 @@ class Sequence:
     reuse: int = 0
     speculate: bool = True
     blocks: bool = False
+    request: int = 0
+    index: int = 0
     turn: Turn = FIRST
     prompt: int = 0
     cached: int = 0

@@ -15,6 +15,7 @@ from infs.cli.chat import chat
 from infs.cli.completion import completion
 from infs.cli.config import config
 from infs.cli.doctor import doctor
+from infs.cli.models import models
 from infs.cli.ps import ps
 from infs.cli.run import run
 from infs.cli.serve import serve
@@ -45,7 +46,7 @@ def infs() -> None:
     """
 
 
-for command in (serve, run, chat, ps, stop, config, bench, doctor, completion):
+for command in (serve, run, chat, ps, stop, models, config, bench, doctor, completion):
     infs.add_command(command)
 
 

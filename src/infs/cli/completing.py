@@ -30,8 +30,9 @@ def silent(complete: Complete) -> Complete:
 
 @silent
 def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """MODEL or CONFIG: the ids of models, else files."""
-    return _beginning(incomplete, {"demo": "the model that comes with infs", **_ids(ctx)}) or [FILES]
+    """MODEL or CONFIG: files, and the ids of models."""
+    # Files come first: the script for bash begins anew with them.
+    return [FILES, *_beginning(incomplete, {"demo": "the model that comes with infs", **_ids(ctx)})]
 
 
 @silent

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from itertools import cycle, islice
 from typing import Any
 
 import msgspec
@@ -108,7 +109,7 @@ class Meter:
 
     async def calibrate(self) -> None:
         """Find out how many words are how many tokens. The first requests are slower, so they are none that count."""
-        few, many = SHORT, 4 * SHORT
+        few, many = len(WORDS), 8 * len(WORDS)
         short = (await self._time(self._request(few, 1))).prompt_tokens
         long = (await self._time(self._request(many, 1))).prompt_tokens
         self._tokens_per_word = max(0.1, (long - short) / (many - few))
@@ -143,7 +144,8 @@ class Meter:
     def _request(self, prompt: int, tokens: int) -> Request[Any]:
         """A request with a prompt of about `prompt` tokens, which begins like no other."""
         count = max(1, round((prompt - self._fixed_tokens) / self._tokens_per_word))
-        text = " ".join([str(self._random.getrandbits(40)), *self._random.choices(WORDS, k=count)])
+        words = islice(cycle(WORDS), count)
+        text = " ".join([f"{self._random.getrandbits(40):013d}", *words])
         if self._embeds:
             return EmbeddingRequest(model=self._model, input=[text])
         return TextCompletionRequest(

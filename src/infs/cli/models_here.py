@@ -128,7 +128,11 @@ class Here:
 
     def users(self, entry: Entry) -> list[str]:
         """The ids of the configured models that use something of `entry`, or will go on with it."""
-        paths = {_real(entry.path), *(_real(file.path) for file in entry.files), *(file.content for file in entry.files)}
+        paths = {
+            _real(entry.path),
+            *(_real(file.path) for file in entry.files),
+            *(file.content for file in entry.files),
+        }
         return [
             name
             for name, model in self.models.items()
@@ -173,9 +177,7 @@ def names_of(entry: Entry) -> list[str]:
 def fits(names: Iterable[str], pattern: str) -> bool:
     """Whether `pattern` is one of `names`, or a glob pattern for one; capitals make no difference."""
     wanted = pattern.casefold()
-    return any(
-        name.casefold() == wanted or fnmatch.fnmatchcase(name.casefold(), wanted) for name in names if name
-    )
+    return any(name.casefold() == wanted or fnmatch.fnmatchcase(name.casefold(), wanted) for name in names if name)
 
 
 def is_partial(name: str) -> bool:

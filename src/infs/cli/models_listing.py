@@ -97,7 +97,7 @@ def _total(listed: Listed) -> str:
     files = len({file.content for entry in entries for file in entry.files})
     unused = disk_use(entries) - disk_use(entry for entry, users in listed.entries if users)
     more = f", {size_text(unused)} that no configured model uses" if unused else ""
-    return f"Total: {size_text(disk_use(entries))} in {counted(files, 'file')}{more}."
+    return f"In the caches: {size_text(disk_use(entries))} in {counted(files, 'file')}{more}."
 
 
 # --- as JSON --------------------------------------------------------------------------------------------------
@@ -139,8 +139,14 @@ def entry_data(entry: Entry, users: list[str]) -> dict[str, Any]:
 def _flat(listed: Listed) -> list[str]:
     """One line for each file, and for each model of the configuration that has none here."""
     rows = [
-        [", ".join(users) or NONE, entry.reference, file.name, size_text(file.bytes), _file_state(entry, file),
-         str(file.path)]
+        [
+            ", ".join(users) or NONE,
+            entry.reference,
+            file.name,
+            size_text(file.bytes),
+            _file_state(entry, file),
+            str(file.path),
+        ]
         for entry, users in listed.entries
         for file in entry.files
     ]

@@ -177,10 +177,17 @@ class BarView:
 
 
 def _new_bar() -> Bar:
+    bar = new_bars()
+    bar.add_task("", amount="", left="")
+    return bar
+
+
+def new_bars() -> Bar:
+    """No bars yet; each task has the fields `amount` and `left`, both texts. What is left of them goes away."""
     from rich import progress
     from rich.console import Console
 
-    bar = progress.Progress(
+    return progress.Progress(
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.TextColumn("{task.fields[amount]}", markup=False),
@@ -188,8 +195,6 @@ def _new_bar() -> Bar:
         console=Console(file=sys.stderr),
         transient=True,
     )
-    bar.add_task("", amount="", left="")
-    return bar
 
 
 def _time_left() -> ProgressColumn:

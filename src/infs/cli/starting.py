@@ -142,7 +142,7 @@ def text_of(models: Models, settings: Mapping[str, Any]) -> str:
     for table in ("server", "log", "hub"):
         parts += [f"\n[{table}]\n", *_keys(list(walk()), f"{table}.", settings)]
     for name, source in (models or {"demo": {}}).items():
-        parts += [f"\n[models.{_bare(name)}]\n", *_model(source)]
+        parts += [f"\n[models.{model_key(name)}]\n", *_model(source)]
     return "".join(parts)
 
 
@@ -183,6 +183,6 @@ def toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _bare(name: str) -> str:
+def model_key(name: str) -> str:
     """The id of a model as a key of TOML."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml(name)

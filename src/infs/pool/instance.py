@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Literal, Protocol
+
+import msgspec
 
 from infs.config import ModelConfig
 from infs.engines.base import Engine, EngineSpec, Estimating, MemoryUse, ModelInfo, ModelSetup, RunContext
 from infs.engines.checking import checked, status_of
 from infs.nesting import inside
 from infs.pool.affinity import Memory
-from infs.status import InstanceStatus, MemoryNeed
+from infs.status import InstanceStatus, MemoryNeed, SequenceStatus
 from infs.types import Event, Progress, Request
 from infs.worker.client import WorkerClient
 
@@ -165,7 +168,8 @@ class Instance:
 
     async def status(self, now: float) -> InstanceStatus:
         """What there is to know."""
-        engine = await self.engine.ask_status() if self.state == "ready" else {}
+        engine = dict(await self.engine.ask_status()) if self.state == "ready" else {}
+        sequences = _sequences(engine)
         idle = self.state == "ready" and not self.taken
         host, devices = self.holds.get("host", 0), {k: v for k, v in self.holds.items() if k != "host"}
         return InstanceStatus(
@@ -180,5 +184,15 @@ class Instance:
             details=self.info.details,
             notes=self.info.notes,
             memory=MemoryNeed(host=host, devices=devices, spare=self.spare),
+            sequences=sequences,
             engine=engine,
         )
+
+
+def _sequences(engine: dict[str, Any]) -> list[SequenceStatus]:
+    """What an engine works on, taken out of what it says; an engine of one's own may mean something else by it."""
+    with contextlib.suppress(msgspec.ValidationError):
+        found = msgspec.convert(engine.get("sequences", []), list[SequenceStatus])
+        engine.pop("sequences", None)
+        return found
+    return []

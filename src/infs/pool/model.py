@@ -95,6 +95,7 @@ class ModelPool:
             tasks=ready[0].info.tasks if ready else [],
             engine=self.spec.name if self.spec is not None else self.config.engine,
             state="ready" if ready else "loading" if self.starting else "idle",
+            ttl=self.config.ttl,
             queued=len(self.waiters),
             instances=[await instance.status(time.monotonic()) for instance in list(self.instances)],
             progress=None if progress is None else progress_status(progress),

@@ -159,18 +159,21 @@ class Store:
         found = None if query is None else self._find(query)
         return None if found is None else found.path
 
-    def engine_of(self, config: ModelConfig) -> str | None:
+    def engine_of(self, config: ModelConfig, key: str = "model") -> str | None:
         """The engine of a model, as far as it can be told without the network: ``None`` when it cannot.
 
         It is the one that is configured, or the one that the name of the file says, or that files on this machine
         are for.
+
+        Args:
+            key: the model's key in the configuration, for messages.
 
         Raises:
             ConfigError: the source cannot be understood.
         """
         if config.engine is not None:
             return config.engine
-        query = self._query(config)
+        query = self._query(config, key)
         if query is None:
             return None
         found = self._find(query)

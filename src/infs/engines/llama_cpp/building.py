@@ -17,6 +17,7 @@ from infs.batching.pacing import Pacing
 from infs.batching.plan import Limits
 from infs.batching.prefix import PrefixCache
 from infs.batching.scheduler import Scheduler
+from infs.batching.sequence import Sequence
 from infs.batching.speculation import Speculator
 from infs.batching.state import StateCache
 from infs.batching.tiers import DiskCache, Tiers
@@ -83,7 +84,23 @@ class Machine:
             "step_tokens": scheduler.limits.step,
             "step_tokens_beside_streams": scheduler.limits.beside,
             "tiers": msgspec.to_builtins(tiers),
+            "sequences": [
+                *(_told(sequence, "running") for sequence in list(scheduler.running)),
+                *(_told(sequence, "waiting") for sequence in list(scheduler.waiting)),
+            ],
         }
+
+
+def _told(sequence: Sequence, state: str) -> dict[str, Any]:
+    """A sequence, for whoever looks; the fields are those of `infs.status.SequenceStatus`."""
+    return {
+        "request": sequence.request,
+        "index": sequence.index,
+        "state": state,
+        "prompt_tokens": sequence.prompt,
+        "cached_tokens": sequence.counts.cached,
+        "generated_tokens": sequence.generated,
+    }
 
 
 class Builder:

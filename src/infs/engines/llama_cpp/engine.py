@@ -193,7 +193,7 @@ class LlamaEngine:
         self, request: Request[Any], context: RunContext, generator: Generator, prompts: Prompts
     ) -> AsyncGenerator[Event]:
         task = await asyncio.to_thread(prompts.prepare, request, context.nonce)
-        prompt = replace(task.prompt, seed=context.nonce or None, replay=context.trail)
+        prompt = replace(task.prompt, request=context.request_id, seed=context.nonce or None, replay=context.trail)
         answer = Answer(task, trail=True)
         async with aclosing(answer.events(run(generator, prompt, answer.wants_more))) as events:
             async for event in events:

@@ -56,6 +56,7 @@ class Prompt:
         priority, client: whose turn it is.
         processors: change scores before a token is chosen.
         media: what some of the tokens stand in for.
+        request: its number in the instance.
         seed: what chance starts from where the options do not say it.
         replay: tokens with which the candidates begin, each with its own: see `RunContext.trail`.
     """
@@ -75,6 +76,7 @@ class Prompt:
     client: str = ""
     processors: Sequence[Processor] = ()
     media: tuple[MediaChunk, ...] = ()
+    request: int = 0
     seed: int | None = None
     replay: Sequence[Sequence[int]] = ()
 
@@ -175,6 +177,8 @@ class Generator:
                 reuse=reuse,
                 speculate=prompt.options.get("speculation", "auto") != "off",
                 blocks=bool(media),
+                request=prompt.request,
+                index=index,
             )
             for index in range(prompt.candidates)
         ]

@@ -67,8 +67,8 @@ class DecoderSizes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def default_context(config: ModelConfig, trained: int) -> int:
-    """Tokens of the longest sequence of a model that was trained for `trained`."""
-    return config.context_size or min(trained, MAX_CONTEXT)
+    """Tokens of the longest sequence of a model that was trained for `trained`; 0 for one that does not tell."""
+    return config.context_size or min(trained or MAX_CONTEXT, MAX_CONTEXT)
 
 
 def check_context(context: int) -> None:

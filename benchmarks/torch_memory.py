@@ -29,7 +29,14 @@ CASES: list[tuple[str, str, int, int]] = [  # model, dtype, context, batch
     ("bert", "float32", 128, 1),
     ("bert", "float32", 512, 16),
     ("bert", "bfloat16", 512, 16),
+    ("t5", "float32", 512, 4),
     ("t5", "float32", 256, 8),
+    # The figures in `infs.engines.memory` were chosen with the models above; these are only compared.
+    ("qwen3", "bfloat16", 1024, 2),
+    ("qwen3", "float32", 1024, 2),
+    ("opt", "float32", 512, 4),
+    ("roberta", "float32", 256, 8),
+    ("bart", "float32", 256, 4),
 ]
 
 
@@ -73,6 +80,19 @@ def write(folder: Path, model: str) -> None:
         hf.GPT2LMHeadModel(hf.GPT2Config()).save_pretrained(folder)
     elif model == "bert":
         hf.BertModel(hf.BertConfig()).save_pretrained(folder)
+    elif model == "qwen3":
+        sizes = {"vocab_size": 60000, "hidden_size": 768, "intermediate_size": 2304, "num_hidden_layers": 14}
+        heads = {"num_attention_heads": 12, "num_key_value_heads": 6, "head_dim": 64}
+        hf.Qwen3ForCausalLM(hf.Qwen3Config(**sizes, **heads)).to(torch.bfloat16).save_pretrained(folder)
+    elif model == "opt":
+        hf.OPTForCausalLM(hf.OPTConfig()).save_pretrained(folder)
+    elif model == "roberta":
+        hf.RobertaModel(hf.RobertaConfig(vocab_size=50265, max_position_embeddings=514)).save_pretrained(folder)
+    elif model == "bart":
+        sizes = {"d_model": 768, "encoder_layers": 6, "decoder_layers": 6}
+        wide = {"encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072}
+        heads = {"encoder_attention_heads": 12, "decoder_attention_heads": 12}
+        hf.BartForConditionalGeneration(hf.BartConfig(**sizes, **wide, **heads)).save_pretrained(folder)
     else:
         sizes = {"d_model": 512, "d_ff": 1024, "num_layers": 8, "num_heads": 8, "decoder_start_token_id": 0}
         hf.T5ForConditionalGeneration(hf.T5Config(**sizes)).save_pretrained(folder)

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -21,6 +21,8 @@ from msgspec import Struct
 from infs.demo import MODEL_FILE
 from infs.version import VERSION
 from tests.cli.programs import environment, run, serving
+from tests.store.servers import hub_serving
+from tests.store.servers import serving as web_serving
 
 HEAD = """\
 # A tour of the command line
@@ -51,6 +53,13 @@ STEPS = (
     Step("## Configure\n\nA first configuration explains itself.", "config init --model small=models/small.gguf"),
     Step("What is wrong with it, or what it was understood as:", "config check"),
     Step("Which values hold, and where they come from:", "config show --changed --set models.small.ttl=60"),
+    Step(
+        "## Look after the files\n\nModels are fetched by the server when somebody asks for them, or before.",
+        "models pull hf:org/tiny:Q8_0 --quiet",
+    ),
+    Step("What is there, of the configuration and in the caches of all tools:", "models list --view tree"),
+    Step("What the header of a file says, and the memory that the model would take:", "models show small --quick"),
+    Step("What no model of the configuration uses can go.", "models remove --unused --yes"),
     Step("## Serve\n\nThe server says where it is, and how to ask it.", SERVE),
     Step("In another terminal, once somebody has asked the model:", "ps"),
     Step("`infs ps --watch` goes on showing that. A model is unloaded by hand, or when nobody needs it.", "stop small"),
@@ -74,6 +83,7 @@ def take() -> Iterator[Shown]:
         (project / "models").mkdir()
         shutil.copy(MODEL_FILE, project / "models" / "small.gguf")
         env = _environment(project)
+        for_models = env | {"HOME": str(project), "HF_ENDPOINT": stack.enter_context(_hub())}
         for step in STEPS:
             if step.command == SERVE:
                 program, url = stack.enter_context(serving(cwd=project, env=env))
@@ -82,7 +92,8 @@ def take() -> Iterator[Shown]:
                 yield Shown(step=step, status=0, output=_plain("\n".join(program.out.all), project))
                 _ask(url)
             elif step.command:
-                done = run(*shlex.split(step.command), cwd=project, env=env)
+                words = shlex.split(step.command)
+                done = run(*words, cwd=project, env=for_models if words[0] == "models" else env)
                 yield Shown(step=step, status=done.returncode, output=_plain(done.stderr + done.stdout, project))
             else:
                 yield Shown(step=step, status=0, output="")
@@ -93,6 +104,14 @@ def _environment(project: Path) -> dict[str, str]:
     dropped = ("HF_", "CUDA_", "OMP_", "SSL_", "OTEL_", "LLAMA_", "GGML_")
     env = {name: value for name, value in environment().items() if not name.upper().startswith(dropped)}
     return env | {"XDG_CACHE_HOME": str(project / ".cache"), "HF_HOME": str(project / ".cache" / "huggingface")}
+
+
+@contextmanager
+def _hub() -> Iterator[str]:
+    """Where a hub is that has the demo model under another name."""
+    with web_serving() as web, hub_serving(web) as hub:
+        hub.put("org/tiny", "tiny-Q8_0.gguf", MODEL_FILE.read_bytes())
+        yield hub.url
 
 
 def _ask(url: str) -> None:

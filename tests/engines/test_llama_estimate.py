@@ -210,11 +210,16 @@ def test_what_cannot_be_simulated_is_estimated_by_its_header(tmp_path: Path) -> 
     path = file.save()
     use = estimate(path)
     assert use.parts["weights"] == 1000 * 256 * 4
+    absurd = TinyFile(tmp_path / "absurd.gguf", "architecture-of-tomorrow")
+    absurd.writer.add_block_count(2**31)
+    with pytest.raises(LoadFailed, match="claims to have 2147483648 layers"):
+        estimate_from_header(absurd.save(), config_of())
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(path.read_bytes()[:100])
-    for attempt in (estimate, lambda path: estimate_from_header(path, config_of())):
-        with pytest.raises(LoadFailed, match="damaged"):
-            attempt(damaged)
+    with pytest.raises(LoadFailed, match=r"damaged\.gguf could not be loaded; llama\.cpp says"):
+        estimate(damaged)
+    with pytest.raises(LoadFailed, match="is damaged"):
+        estimate_from_header(damaged, config_of())
     with pytest.raises(LoadFailed, match="no file"):
         asyncio.run(LlamaEngine().estimate(ModelSetup(model="m", path=None, config=config_of())))
     with pytest.raises(ConfigError, match="unknown field `cache_token`"):

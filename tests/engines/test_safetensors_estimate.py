@@ -132,7 +132,7 @@ def test_what_is_not_known_is_named(header: SafetensorsHeader) -> None:
         config = {name: value for name, value in DECODER.items() if name != key}
         with pytest.raises(LoadFailed, match=f"none of {named}"):
             estimate_safetensors(header, config, context=10)
-    with pytest.raises(LoadFailed, match="no dtype 'int3'.*float16"):
+    with pytest.raises(LoadFailed, match=r"no dtype 'int3'.*float16"):
         estimate_safetensors(header, DECODER, dtype="int3", context=10)
 
 

@@ -32,7 +32,7 @@ def describe_model(shown: Description) -> str:
         lines += _metadata(shown.metadata)
     lines += ["", "Files"]
     for file in shown.files:
-        lines.append(f"  {file.path}  {size_text(file.bytes)}")
+        lines.append(f"  {file.path}, {size_text(file.bytes)}")
         lines += [f"    sha256 {file.sha256}"] if file.sha256 else []
     for name, settings in shown.configured.items():
         lines += ["", f"Configuration of {name}"]
@@ -49,8 +49,8 @@ def describe_offers(name: str, offers: list[Offered]) -> str:
     for each in offers:
         said = ", ".join(filter(None, (each.format, each.label, _size(each.bytes))))
         lines += ["", each.reference, f"  {said}"]
-        lines += [f"  {file.path}  {_size(file.size)}" for file in each.files]
-        lines += [f"  {file.path}  {_size(file.size)}, if the configuration names it" for file in each.beside]
+        lines += [f"  {file.path}, {_size(file.size)}" for file in each.files]
+        lines += [f"  {file.path}, {_size(file.size)}, if the configuration names it" for file in each.beside]
     lines += ["", f"Fetch {'one' if len(offers) > 1 else 'it'}: infs models pull {offers[0].reference}"]
     return "\n".join(lines)
 

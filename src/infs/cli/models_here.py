@@ -22,7 +22,7 @@ from infs.store.extras import wanted_extras
 from infs.store.folders import list_folder
 from infs.store.names import cache_name, part_names
 from infs.store.selection import BESIDE, FileRule, Wish
-from infs.store.source import HubSource, Source, UrlSource, find_source, is_url, parse_file
+from infs.store.source import HubSource, Source, UrlSource, find_source, is_url, parse_file, public_url
 
 PARTIAL = (".part", ".incomplete", ".incomplete.json")
 
@@ -69,9 +69,13 @@ class Here:
         self.explicit = find_file(self.config_file, directory) is not None or set(self.config.models) != {MODEL_ID}
         self.rules = file_rules()
         self.store = Store(self.config.cache_path, hub=self.config.hub, environ=environ, rules=self.rules)
+        # Judges a repository by what is in the cache of it, where it was never looked at, or by another tool.
+        offline = msgspec.structs.replace(self.config.hub, offline=True)
+        self._offline = Store(self.config.cache_path, hub=offline, environ=environ, rules=self.rules)
         self.entries = self.store.catalogue()
         self.models = {name: self._configured(name, model) for name, model in self.config.models.items()}
-        self._used = {name: {_real(path) for path in self._uses(model)} for name, model in self.models.items()}
+        used = {name: {_real(path) for path in self._uses(model)} for name, model in self.models.items()}
+        self._users = {id(entry): list(self._users_of(entry, used)) for entry in self.entries}
 
     # --- the configuration ---
 
@@ -79,7 +83,7 @@ class Here:
         """What can be said of a model; a mistake in one hides no other."""
         try:
             origin = find_source(config, self.store.cache, key=f"models.{name}")
-            path, engine = self.store.find(config), self.store.engine_of(config)
+            path, engine = self.find(config), self._offline.engine_of(config)
         except (InfsError, OSError) as error:
             return Configured(name=name, config=config, source=config.url or config.file or "", problem=str(error))
         return Configured(
@@ -92,13 +96,21 @@ class Here:
             files=[] if path is None else [*self.files_of(path), *self.extras_of(config, engine, path).values()],
         )
 
+    def find(self, config: ModelConfig) -> Path | None:
+        """Where the files of a model are, if all that one can tell here says that they are.
+
+        Raises:
+            ConfigError: the source cannot be understood.
+        """
+        return self._offline.find(config)
+
     def extras_of(self, config: ModelConfig, engine: str | None, path: Path) -> dict[str, Path]:
         """The files beside the model at `path` that `config` names and that are here, by their keys."""
         rule = self.rules.get(engine or "")
         found: dict[str, Path] = {}
         for key, text in wanted_extras(rule, config).items():
             with contextlib.suppress(InfsError, OSError):
-                there = _beside(rule, path).get(key) if text == BESIDE else self.store.find(ModelConfig(url=text))
+                there = _beside(rule, path).get(key) if text == BESIDE else self.find(ModelConfig(url=text))
                 if there is not None:
                     found[key] = there
         return found
@@ -128,16 +140,15 @@ class Here:
 
     def users(self, entry: Entry) -> list[str]:
         """The ids of the configured models that use something of `entry`, or will go on with it."""
-        paths = {
-            _real(entry.path),
-            *(_real(file.path) for file in entry.files),
-            *(file.content for file in entry.files),
-        }
-        return [
-            name
-            for name, model in self.models.items()
-            if paths & self._used[name] or (not entry.complete and self._continues(model, entry))
-        ]
+        return self._users[id(entry)]
+
+    def _users_of(self, entry: Entry, used: Mapping[str, set[Path]]) -> Iterator[str]:
+        paths = {_real(entry.path)}
+        for file in entry.files:
+            paths |= {_real(file.path), file.content}
+        for name, model in self.models.items():
+            if paths & used[name] or (not entry.complete and self._continues(model, entry)):
+                yield name
 
     def _continues(self, model: Configured, entry: Entry) -> bool:
         """Whether the next download of `model` goes on with what is there of `entry`."""
@@ -156,11 +167,18 @@ class Here:
 
     def matching(self, pattern: str) -> list[Entry]:
         """The entries that `pattern` names: by a reference, a repository, or the id of a model that uses them."""
-        return [entry for entry in self.entries if fits([*names_of(entry), *self.users(entry)], pattern)]
+        patterns = {pattern, public_url(pattern)} if is_web(pattern) else {pattern}
+        return [
+            entry
+            for entry in self.entries
+            if any(fits([*names_of(entry), *self.users(entry)], each) for each in patterns)
+        ]
 
     def configured(self, pattern: str) -> list[Configured]:
         """The models of the configuration that `pattern` names."""
-        return [model for model in self.models.values() if fits([model.name, model.source], pattern)]
+        return [
+            model for model in self.models.values() if fits([model.name, model.source, model.config.url or ""], pattern)
+        ]
 
 
 def names_of(entry: Entry) -> list[str]:
@@ -178,6 +196,11 @@ def fits(names: Iterable[str], pattern: str) -> bool:
     """Whether `pattern` is one of `names`, or a glob pattern for one; capitals make no difference."""
     wanted = pattern.casefold()
     return any(name.casefold() == wanted or fnmatch.fnmatchcase(name.casefold(), wanted) for name in names if name)
+
+
+def is_web(text: str) -> bool:
+    """Whether `text` is the URL of a web server, which may hold what no list shows."""
+    return text.lower().startswith(("http://", "https://"))
 
 
 def is_partial(name: str) -> bool:

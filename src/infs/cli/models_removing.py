@@ -41,6 +41,9 @@ def remove_models(
     """
     if unused and not here.explicit:
         raise WrongCall("There is no configuration here, so no model counts as used: name one with --config.")
+    wrong = [model.problem for model in here.models.values() if model.problem]
+    if unused and wrong:
+        raise WrongCall(f"What is unused cannot be told while the configuration is wrong: {wrong[0]}")
     plan = plan_removal(here, patterns, unused=unused, partial=partial)
     for line in plan.refused:
         click.echo(line, err=True)

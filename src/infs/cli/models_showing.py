@@ -135,7 +135,7 @@ def _of_url(here: Here, text: str) -> Target:
     config = ModelConfig(url=text)
     source = find_source(config, here.store.cache, key="MODEL")
     assert source is not None
-    path = here.store.find(config)
+    path = here.find(config)
     entry = _only(here, text) if path is None else here.entry_at(path)
     if path is None and entry is not None:
         path = entry.path

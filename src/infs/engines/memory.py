@@ -146,7 +146,7 @@ def _read_sizes(header: SafetensorsHeader, config: Mapping[str, Any]) -> _Sizes:
     own: Mapping[str, Any] = {**config, **text} if isinstance(text, Mapping) else config
     width, heads = _number(own, WIDTH), _number(own, HEADS)
     kv_heads = own.get("num_key_value_heads") or heads
-    head = own.get("head_dim") or own.get("d_kv") or width // heads
+    head = own.get("head_dim") or own.get("d_kv") or width // max(1, heads)
     experts = (own.get("moe_intermediate_size") or 0) * (own.get("num_experts_per_tok") or 0)
     kind = _kind(config)
     return _Sizes(

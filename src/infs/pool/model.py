@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 
@@ -100,12 +101,7 @@ class ModelPool:
             instances=[await instance.status(time.monotonic()) for instance in list(self.instances)],
             progress=None if progress is None else progress_status(progress),
             last_error=self.last_error,
-            deaths=self.counters.deaths,
-            replays=self.counters.replays,
-            evictions=self.counters.evictions,
-            loads=self.counters.loads,
-            load_seconds=self.counters.load_seconds,
-            quarantined=self.counters.quarantined,
+            **dataclasses.asdict(self.counters),
             estimate=None if self.use is None else need_of(self.use),
         )
 

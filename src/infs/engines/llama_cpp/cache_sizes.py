@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from infs.engines.llama_cpp.sizing import ContextSizes
+from infs.errors import LoadFailed
 from infs.store.gguf_header import GgufHeader
 from infs.store.gguf_types import TENSOR_TYPES
 
+MOST_LAYERS = 10_000
 STATE_BYTES = 4  # of a number in a state, which is always f32
 CELL_PADDING = 256  # llama.cpp rounds the number of cells up to a multiple of this
 RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv7", "rwkv6qwen2", "arwkv7"})
@@ -15,12 +17,18 @@ TYPE_SIZES = {known.name.lower(): known.bytes / known.elements for known in TENS
 
 
 class Layers:
-    """The layers of a model, as its header describes them."""
+    """The layers of a model, as its header describes them.
+
+    Raises:
+        LoadFailed: it claims to have a number of layers that no model has.
+    """
 
     def __init__(self, header: GgufHeader) -> None:
         self._header = header
         self.architecture = header.architecture
         self.count = self.number("block_count")
+        if not 0 <= self.count <= MOST_LAYERS:
+            raise LoadFailed(f"{header.files[0]} claims to have {self.count} layers; no model has {MOST_LAYERS}.")
         self.width = self.number("embedding_length")
         self.heads = max(self.each("attention.head_count"), default=0)
         # Models with few key-value heads name their number, others have as many as heads.
@@ -45,9 +53,9 @@ class Layers:
     def each(self, key: str) -> list[int]:
         """The same where every layer may have one of its own."""
         value: Any = self._header.setting(key)
-        if isinstance(value, list):
-            return [int(one) for one in value][: self.count] or [0]
-        return [self.number(key)] * max(1, self.count)
+        numbers = [int(one) for one in value if isinstance(one, int | float)] if isinstance(value, list) else []
+        numbers = numbers or [self.number(key)]
+        return [*numbers, *numbers[-1:] * self.count][: max(1, self.count)]
 
     def recurrent(self, layer: int) -> bool:
         """Whether a layer keeps a state instead of keys and values."""

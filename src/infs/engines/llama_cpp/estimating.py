@@ -56,9 +56,13 @@ def estimate(setup: ModelSetup, options: LlamaOptions, native: NativeLog) -> Mem
     try:
         return _Estimation(setup, setup.path, options, native).run()
     except LoadFailed as error:
-        # Loading will say so too. Until then the header says enough, unless it is what is wrong.
+        try:
+            use = estimate_from_header(setup.path, setup.config, cache=setup.cache)
+        except LoadFailed:
+            raise error from None  # which is what loading would say
+        # Loading may say so too. Until then the header says enough.
         logging.getLogger(__name__).info("The memory of %s is estimated from its header: %s", setup.path, error.message)
-        return estimate_from_header(setup.path, setup.config, cache=setup.cache)
+        return use
 
 
 class _Estimation:
@@ -74,10 +78,9 @@ class _Estimation:
         self._places, self._machine = find_places(setup.config.device)
 
     def run(self) -> MemoryUse:
-        header = read_gguf(self._path)
-        projector = self._projector_header()
         model, report = self._open(self._path, self._config.device, self._options)
         try:
+            header, projector = read_gguf(self._path), self._projector_header()
             generates = "chat-completion" in (tasks := tasks_of(model, self._config, self._options))
             self._count_weights("weights", header, report, self._options)
             self._count_adapters(model, report)

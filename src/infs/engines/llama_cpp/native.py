@@ -36,12 +36,14 @@ class NativeLog:
         self._errors: deque[str] = deque(maxlen=5)
         self._level = logging.DEBUG
         self._heard: list[str] | None = None
-        self._callback = llama_cpp.llama_log_callback(self._take)  # kept alive as long as this object
+        self._callback = llama_cpp.llama_log_callback(self._take)
 
     def install(self, *setters: Callable[[Any, ctypes.c_void_p], None]) -> None:
         """Have llama.cpp log here, or the libraries beside it with these `setters`."""
         for set_log in setters or (llama_cpp.llama_log_set,):
             set_log(self._callback, ctypes.c_void_p(0))
+            # The library calls it until it gets another one, so it lives as long, whatever becomes of this object.
+            set_log.infs_callback = self._callback  # type: ignore[union-attr]
 
     def last_errors(self) -> str:
         """What was complained about lately, as one line."""

@@ -19,7 +19,7 @@ import pytest
 
 from infs.codec import PROTOCOL, Hello, decode_frame, encode_frame, frame_length
 from infs.demo import MODEL_FILE, demo_model
-from infs.engines.base import EngineSpec, ModelInfo, ModelSetup, RunContext, find_engine
+from infs.engines.base import EngineSpec, MemoryUse, ModelInfo, ModelSetup, RunContext, find_engine
 from infs.errors import EngineError, LoadFailed, MissingExtra, WorkerDied
 from infs.server import InferenceServer
 from infs.testing import demo_server
@@ -41,6 +41,11 @@ LOG = logging.getLogger("test")
 
 class Mischief:
     """An engine for a worker: what it does is in the prompt."""
+
+    async def estimate(self, setup: ModelSetup) -> MemoryUse:
+        if setup.config.options.get("load") == "no idea":
+            raise ZeroDivisionError("by nothing")
+        return MemoryUse(host=1000)
 
     async def load(self, setup: ModelSetup, progress: Callable[[Progress], None]) -> ModelInfo:
         wish = setup.config.options.get("load", "")
@@ -151,6 +156,15 @@ async def test_kill_before_during_and_after_a_request() -> None:
         assert after not in (before, during)
 
 
+async def test_an_engine_that_cannot_say_what_it_takes_is_loaded_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    async with mischief_server(options={"load": "no idea"}) as server:
+        await server.run(ask("who"))
+        estimate = (await server.status()).models["m"].estimate
+    assert estimate is not None
+    assert estimate.parts["process"] > 10_000_000, "a guess"
+    assert "could not be estimated" in caplog.text
+
+
 async def test_an_engine_that_raises_ends_only_its_request(caplog: pytest.LogCaptureFixture) -> None:
     async with mischief_server() as server:
         pid = int((await server.run(ask("who"))).text)
@@ -179,10 +193,9 @@ async def test_a_request_that_gives_up_while_loading_leaves_the_load_to_the_othe
 async def test_closing_in_the_middle_of_loading_leaves_no_process() -> None:
     server = mischief_server(options={"load": "hang"})
     waiting = asyncio.create_task(server.run(ask("who")))
-    await eventually(
-        lambda: server.pool.find("m").instances and server.pool.find("m").instances[0].engine.pid  # type: ignore[attr-defined]
-    )
-    pid = server.pool.find("m").instances[0].engine.pid  # type: ignore[attr-defined]
+    await eventually(lambda: server.pool.find("m").instances and server.pool.find("m").instances[0].engine.pid)
+    pid = server.pool.find("m").instances[0].engine.pid
+    assert pid is not None
     await server.close()
     assert not exists(pid)
     assert (await asyncio.gather(waiting, return_exceptions=True))[0] is not None

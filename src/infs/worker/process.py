@@ -130,9 +130,12 @@ class Host:
         try:
             engine = _make_engine(frame)
             use = await engine.estimate(_setup_of(frame)) if isinstance(engine, Estimating) else None
-        except Exception as error:
-            self._pipe.send(Failed(id=0, failure=_failure(error, LoadFailed)))
+        except InfsError as error:
+            self._pipe.send(Failed(id=0, failure=error.to_failure()))
             return
+        except Exception:  # not to know how much it takes is no reason not to load it
+            logging.getLogger("infs.worker").exception("The memory could not be estimated")
+            use = None
         self._pipe.send(Estimated(use=None if use is None else msgspec.to_builtins(use)))
 
     async def _load(self, frame: Load) -> None:

@@ -35,7 +35,13 @@ from infs.engines.llama_cpp.options import LlamaOptions
 from infs.engines.llama_cpp.places import Place, find_places
 from infs.engines.llama_cpp.prompts import Prompts
 from infs.engines.llama_cpp.reports import ContextReport, ModelReport, read_context, read_model, repacked
-from infs.engines.llama_cpp.sizing import DecoderSizes, default_context, draft_sizes, generation_sizes
+from infs.engines.llama_cpp.sizing import (
+    DecoderSizes,
+    check_context,
+    default_context,
+    draft_sizes,
+    generation_sizes,
+)
 from infs.engines.memory import MIB, Tally, resident
 from infs.errors import InfsError, LoadFailed
 from infs.store.gguf_header import GgufHeader, GgufTensor, read_gguf
@@ -87,6 +93,7 @@ class _Estimation:
             if projector is not None:
                 self._count_projector(projector)
             context = default_context(self._config, model.trained_context)
+            check_context(context)
             if generates:
                 self._count_generation(model, projector, context)
             if not generates or "embedding" in tasks:
@@ -214,10 +221,11 @@ class _Estimation:
 
     def _pinned(self, model: LlamaModel, context: int) -> int:
         """Tokens of what is preloaded."""
-        if self._config.preload is None:
+        preload = self._config.preload
+        if preload is None or not (preload.prefix or preload.messages):
             return 0
         try:
-            return len(Prompts(model, self._config, context=context).preload(self._config.preload)[0])
+            return len(Prompts(model, self._config, context=context).preload(preload)[0])
         except InfsError:  # images, which only a projector can count; or a mistake, which loading will tell
             return context - 2
 

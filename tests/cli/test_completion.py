@@ -13,10 +13,10 @@ import pytest
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 from click.testing import CliRunner
 
-from infs.cli.commands import PROGRAM, infs
+from infs.cli.commands import infs
 from infs.cli.completing import silent
 from infs.cli.completion import SHELLS
-from infs.cli.shells import VARIABLE, PowerShellComplete
+from infs.cli.shells import PROGRAM, VARIABLE, PowerShellComplete
 from tests.cli.programs import environment, run
 
 CONFIG = "[models.small]\nurl = 'hf:o/small'\n[models.'org/large']\nfile = '/x'\n[server]\nprot = 1\n"

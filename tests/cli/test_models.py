@@ -17,14 +17,14 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from infs.cli import models_memory, models_removing
 from infs.cli.commands import infs
-from infs.cli.models_adding import TomlFile
-from infs.cli.models_bars import BarViews
-from infs.cli.models_described import amount_text
-from infs.cli.models_here import fits
-from infs.cli.models_states import loaded_states
-from infs.cli.models_trees import PLAIN, Node, tree_lines
+from infs.cli.models import memory, removing
+from infs.cli.models.adding import TomlFile
+from infs.cli.models.bars import BarViews
+from infs.cli.models.described import amount_text
+from infs.cli.models.here import fits
+from infs.cli.models.states import loaded_states
+from infs.cli.models.trees import PLAIN, Node, tree_lines
 from infs.config import ServerConfig
 from infs.demo import MODEL_FILE
 from infs.engines.base import find_engine
@@ -281,9 +281,9 @@ def test_text_for_people(pulled: None, others: None) -> None:
 
 def test_memory_without_the_library(pulled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = msgspec.structs.replace(find_engine("llama-cpp"), requires=("no_such_module",))
-    monkeypatch.setattr(models_memory, "find_engine", lambda name: lacking)
-    memory = said("show", "small")["memory"]
-    assert memory["source"] == "header"
+    monkeypatch.setattr(memory, "find_engine", lambda name: lacking)
+    told = said("show", "small")["memory"]
+    assert told["source"] == "header"
     assert "no_such_module, which is not installed" in memory["note"]
 
 
@@ -487,7 +487,7 @@ def test_removing_asks_first(pulled: None, monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert "This frees 3.0 MB." in done.stdout
     assert f"Warning: small of the configuration uses {SMALL}." in done.stderr
-    monkeypatch.setattr(models_removing, "is_terminal", lambda: True)
+    monkeypatch.setattr(removing, "is_terminal", lambda: True)
     assert call("remove", "small", input="\n").exit_code == 1
     assert len(references()) == 3
     done = call("remove", "small", "org/repo", input="y\n")

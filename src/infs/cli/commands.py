@@ -15,14 +15,12 @@ from infs.cli.chat import chat
 from infs.cli.completion import completion
 from infs.cli.config import config
 from infs.cli.doctor import doctor
-from infs.cli.models import models
+from infs.cli.models.command import models
 from infs.cli.ps import ps
 from infs.cli.run import run
 from infs.cli.serve import serve
 from infs.cli.stop import stop
 from infs.version import VERSION
-
-PROGRAM = "infs"
 
 EPILOG = """
 \b
@@ -59,7 +57,7 @@ def main() -> None:
         signal.signal(signal.SIGBREAK, signal.default_int_handler)  # Ctrl+Break is like Ctrl-C
     if "_INFS_COMPLETE" in os.environ:
         complete()
-    infs(prog_name=PROGRAM)
+    infs(prog_name="infs")
 
 
 def complete() -> NoReturn:
@@ -70,5 +68,5 @@ def complete() -> NoReturn:
         from infs.cli.shells import PowerShellComplete
 
         add_completion_class(PowerShellComplete)
-        infs(prog_name=PROGRAM)
+        infs(prog_name="infs")
     sys.exit(0)

@@ -23,11 +23,12 @@ Bash must be 4.4 or newer; that of macOS is older.
 
 @click.command(cls=Command, epilog=EPILOG)
 @click.argument("shell", type=click.Choice(SHELLS))
-def completion(shell: str) -> None:
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
     """Print the script with which SHELL completes commands, options, models and keys of the configuration.
 
     A new shell then knows it.
     """
     from infs.cli.shells import script_for
 
-    click.echo(script_for(shell))
+    click.echo(script_for(shell, ctx.find_root().command))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
+from click import Command
 from click.shell_completion import BashComplete, CompletionItem, ShellComplete, get_completion_class, split_arg_string
 
-from infs.cli.commands import PROGRAM, infs
-
+PROGRAM = "infs"
 VARIABLE = f"_{PROGRAM.upper()}_COMPLETE"
 
 _POWERSHELL = """\
@@ -55,8 +55,8 @@ class QuietBash(BashComplete):
         return
 
 
-def script_for(shell: str) -> str:
-    """The script that has `shell` complete the command."""
+def script_for(shell: str, command: Command) -> str:
+    """The script that has `shell` complete `command`, which is the program."""
     known = {"bash": QuietBash, "powershell": PowerShellComplete}.get(shell) or get_completion_class(shell)
     assert known is not None
-    return known(infs, {}, PROGRAM, VARIABLE).source()
+    return known(command, {}, PROGRAM, VARIABLE).source()

@@ -14,7 +14,7 @@ from infs.cli.completing import complete_models, complete_target, silent
 from infs.cli.failures import Command
 
 if TYPE_CHECKING:
-    from infs.cli.models_here import Here
+    from infs.cli.models.here import Here
 
 EPILOG = """
 \b
@@ -144,7 +144,7 @@ def list_(
     """Read the command line, then list."""
     if unused and configured:
         raise click.UsageError("Give --unused or --configured, not both.")
-    from infs.cli.models_listing import list_models
+    from infs.cli.models.listing import list_models
 
     list_models(_here(said), patterns, view=view, as_json=as_json, unused=unused, configured=configured)
 
@@ -165,7 +165,7 @@ def list_(
 def show(model: str, quick: bool, as_json: bool, **said: Any) -> None:
     """Read the command line, then show."""
     from infs.cli.logs import logging_to_stderr
-    from infs.cli.models_showing import show_model
+    from infs.cli.models.showing import show_model
 
     here = _here(said)
     with logging_to_stderr(here.config.log, quiet_failures=True):
@@ -185,7 +185,7 @@ def show(model: str, quick: bool, as_json: bool, **said: Any) -> None:
 @settings
 def prepare(patterns: tuple[str, ...], jobs: int, quiet: bool, **said: Any) -> None:
     """Read the command line, then prepare."""
-    from infs.cli.models_fetching import prepare_models
+    from infs.cli.models.fetching import prepare_models
 
     prepare_models(_here(said), patterns, jobs=jobs, quiet=quiet)
 
@@ -209,7 +209,7 @@ def prepare(patterns: tuple[str, ...], jobs: int, quiet: bool, **said: Any) -> N
 @settings
 def pull(references: tuple[str, ...], add: str | None, jobs: int, quiet: bool, **said: Any) -> None:
     """Read the command line, then pull."""
-    from infs.cli.models_fetching import pull_models
+    from infs.cli.models.fetching import pull_models
     from infs.config import DEFAULT_FILE
     from infs.store.source import is_url
 
@@ -240,14 +240,14 @@ def remove(patterns: tuple[str, ...], unused: bool, partial: bool, dry_run: bool
     """Read the command line, then remove."""
     if not (patterns or unused or partial):
         raise click.UsageError("Name what to remove, or give --unused or --partial.")
-    from infs.cli.models_removing import remove_models
+    from infs.cli.models.removing import remove_models
 
     remove_models(_here(said), patterns, unused=unused, partial=partial, dry_run=dry_run, yes=yes)
 
 
 def _here(said: dict[str, Any]) -> Here:
     """What there is on this machine, with the configuration that the options `said` name."""
-    from infs.cli.models_here import Here
+    from infs.cli.models.here import Here
     from infs.cli.settings import CommandLine
 
     flags = {name: value for name, value in said.items() if name not in ("config_file", "assignments")}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from infs.cli.models_here import Here
+from infs.cli.models.here import Here
 from infs.config import ModelConfig
 from infs.errors import SourceNotFound
 from infs.store.hub import Hub, forbidden

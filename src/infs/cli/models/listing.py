@@ -12,9 +12,9 @@ import msgspec
 
 from infs.cli.failures import Failed
 from infs.cli.model_checks import size_of
-from infs.cli.models_here import Configured, Here, is_partial
-from infs.cli.models_states import loaded_states
-from infs.cli.models_trees import Node, print_tree
+from infs.cli.models.here import Configured, Here, is_partial
+from infs.cli.models.states import loaded_states
+from infs.cli.models.trees import Node, print_tree
 from infs.cli.tables import Table, plain_lines
 from infs.cli.words import counted
 from infs.store.catalogue import Entry, EntryFile, disk_use

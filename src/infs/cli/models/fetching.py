@@ -12,9 +12,9 @@ import msgspec
 from infs.cli.failures import Failed, WrongCall
 from infs.cli.logs import logging_to_stderr
 from infs.cli.model_checks import place_of, size_of
-from infs.cli.models_adding import TomlFile, table_of
-from infs.cli.models_bars import Views, views
-from infs.cli.models_here import Here
+from infs.cli.models.adding import TomlFile, table_of
+from infs.cli.models.bars import Views, views
+from infs.cli.models.here import Here
 from infs.cli.settings import id_of
 from infs.cli.words import counted
 from infs.config import ModelConfig

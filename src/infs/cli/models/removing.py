@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from infs.cli.failures import Failed, WrongCall
-from infs.cli.models_here import Configured, Here
+from infs.cli.models.here import Configured, Here
 from infs.cli.starting import is_terminal
 from infs.cli.tables import Table, plain_lines
 from infs.cli.words import counted

@@ -12,15 +12,15 @@ import msgspec
 
 from infs.cli.failures import Failed, WrongCall
 from infs.cli.model_checks import place_of, size_of
-from infs.cli.models_asking import Offered, ask_source
-from infs.cli.models_described import describe_model, describe_offers
-from infs.cli.models_here import Configured, Here, fits, names_of
-from infs.cli.models_memory import Estimated, estimate_memory
+from infs.cli.models.asking import Offered, ask_source
+from infs.cli.models.described import Description, File, describe_model, describe_offers
+from infs.cli.models.here import Configured, Here, fits, names_of
+from infs.cli.models.memory import estimate_memory
 from infs.config import ModelConfig
 from infs.errors import LoadFailed, SourceError, SourceNotFound
 from infs.store.catalogue import Entry
 from infs.store.disk import Notes
-from infs.store.metadata import ModelMetadata, describe
+from infs.store.metadata import describe
 from infs.store.source import HubSource, Source, UrlSource, find_source, is_url
 
 _SHA256 = re.compile(r"(?:sha256-)?([0-9a-f]{64})")
@@ -35,32 +35,6 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     source: Source | None = None
     path: Path | None = None
     entry: Entry | None = None
-
-
-class File(msgspec.Struct, frozen=True, kw_only=True):
-    """A file, its bytes, and its checksum, where that is known without reading it."""
-
-    path: str
-    bytes: int
-    sha256: str | None = None
-
-
-class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of a model on this machine.
-
-    Attributes:
-        configured: what the configuration says that is not as by default, by the ids of the models that use it.
-        problem: why there is no metadata.
-    """
-
-    reference: str
-    path: str
-    complete: bool = True
-    files: list[File]
-    metadata: ModelMetadata | None = None
-    problem: str = ""
-    configured: dict[str, dict[str, Any]] = {}
-    memory: Estimated | None = None
 
 
 def show_model(here: Here, text: str, *, as_json: bool, quick: bool) -> None:

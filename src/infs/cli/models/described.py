@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
-from infs.cli.models_asking import Offered
-from infs.cli.models_memory import Estimated
+import msgspec
+
+from infs.cli.models.asking import Offered
+from infs.cli.models.memory import Estimated
 from infs.cli.words import counted
 from infs.store.metadata import ModelMetadata
 from infs.store.progress import size_text
-
-if TYPE_CHECKING:
-    from infs.cli.models_showing import Description
 
 WIDTH = 16
 SAID_BY = {
@@ -21,6 +20,32 @@ SAID_BY = {
     "header": "by the header of its file, in main memory",
     "size": "by the size of its files",
 }
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """A file, its bytes, and its checksum, where that is known without reading it."""
+
+    path: str
+    bytes: int
+    sha256: str | None = None
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of a model on this machine.
+
+    Attributes:
+        configured: what the configuration says that is not as by default, by the ids of the models that use it.
+        problem: why there is no metadata.
+    """
+
+    reference: str
+    path: str
+    complete: bool = True
+    files: list[File]
+    metadata: ModelMetadata | None = None
+    problem: str = ""
+    configured: dict[str, dict[str, Any]] = {}
+    memory: Estimated | None = None
 
 
 def describe_model(shown: Description) -> str:

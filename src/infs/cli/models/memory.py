@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from infs.cli.models_here import Here
+from infs.cli.models.here import Here
 from infs.config import ModelConfig
 from infs.engines.base import EngineSpec, MemoryUse, ModelSetup, find_engine
 from infs.errors import InfsError

@@ -284,7 +284,7 @@ def test_memory_without_the_library(pulled: None, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(memory, "find_engine", lambda name: lacking)
     told = said("show", "small")["memory"]
     assert told["source"] == "header"
-    assert "no_such_module, which is not installed" in memory["note"]
+    assert "no_such_module, which is not installed" in told["note"]
 
 
 def test_what_the_hub_has(url: str, hub: HubServer) -> None:

@@ -65,6 +65,13 @@ Flags beat the environment (INFS_SERVER__PORT=8080), which beats the configurati
     metavar="SECONDS",
     help="How long an idle model stays loaded. [default: 300]",
 )
+@click.option(
+    "--max-memory",
+    "max_memory",
+    metavar="SIZE",
+    help="Main memory that all loaded models together may take, such as 8GB or 80%. "
+    "[default: what the machine has free]",
+)
 @options.configuration(level="info")
 def serve(
     target: str | None,

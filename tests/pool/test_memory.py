@@ -223,6 +223,25 @@ async def test_waiting_for_memory_has_a_deadline_and_leaves_nothing() -> None:
         assert machine.loads == {"a": 1}
 
 
+async def test_a_small_one_does_not_wait_for_a_large_one_that_waits_for_a_busy_one() -> None:
+    gate = asyncio.Semaphore(0)
+    machine = Machine(gate=gate, words=["x"])
+    models = {"busy": size(100), "large": size(150), "small": size(50)}
+    async with server_with(machine, models, max_memory=200 * MB) as server:
+        busy = asyncio.create_task(server.run(ask("busy")))
+        await eventually(lambda: machine.engines and machine.engines[0].running == 1)
+        large = asyncio.create_task(server.run(ask("large")))
+        await eventually(lambda: server.pool.find("large").last_progress is not None)
+        small = asyncio.create_task(server.run(ask("small")))
+        await eventually(lambda: machine.loaded["small"] == 1)
+        assert machine.loaded["large"] == 0
+        for _ in range(3):
+            gate.release()
+        await asyncio.gather(busy, small, large)
+        assert machine.loads == {"busy": 1, "small": 1, "large": 1}
+        assert await loaded(server) == ["large", "small"], "there was room for both"
+
+
 async def test_who_waits_for_memory_is_told() -> None:
     gate = asyncio.Semaphore(0)
     machine = Machine(gate=gate, words=["x"])

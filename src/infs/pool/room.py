@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from infs.engines.base import MemoryUse
 from infs.errors import CapacityError
@@ -17,6 +18,9 @@ from infs.store.progress import size_text
 from infs.types import Progress
 
 PATIENCE = 600.0  # seconds that memory is waited for which other servers have
+Making = Literal["nothing", "waiting", "freeing"]
+"""What is done for somebody: memory becomes free, or will when others have ended what they do, or neither."""
+
 POLL = 0.5  # seconds between two looks at what other servers and programs leave
 
 
@@ -118,18 +122,18 @@ class Room:
         if not self._wants:
             return self._open_again()
         drained: set[int] = set()
-        somebody_waits = False
+        first: Making = "nothing"  # what is done for the first that has no room
         for want in sorted(self._wants, key=lambda want: want.turn):
             if want.future.done():
                 continue
             if not want.model.wanted:
                 want.future.set_exception(NoRoom("Nobody waits for it any more."))
-            elif not somebody_waits and self._let_in(want):
-                continue
+            elif first != "freeing" and self._let_in(want):
+                continue  # also before the first: that one is not to be had for now
             elif want.extra:
                 want.future.set_exception(NoRoom("There is no room for another instance."))
-            elif not somebody_waits:
-                somebody_waits = self._make_room(want, drained)
+            elif first == "nothing":
+                first = self._make_room(want, drained)
         self._open_again(drained)
         return None
 
@@ -155,8 +159,8 @@ class Room:
         want.future.set_result(None)
         return True
 
-    def _make_room(self, want: Want, drained: set[int]) -> bool:
-        """Whether it is worth waiting for; then nobody else may take what is given up for it."""
+    def _make_room(self, want: Want, drained: set[int]) -> Making:
+        """Have others make room for `want`."""
         now = asyncio.get_running_loop().time()
         short = self.ledger.short(want.use, want.instance.number)
         for _, instance in self._instances():
@@ -164,17 +168,18 @@ class Room:
                 short = {place: count - instance.holds.get(place, 0) for place, count in short.items()}
         short = {place: count for place, count in short.items() if count > 0}
         if not short:
-            return True
+            return "freeing"
         verdict = make_room(short, self._residents(want, now), now)
         if verdict.blocked:
-            return self._blocked(want, now)
+            self._blocked(want, now)
+            return "nothing"
         for model, instance in self._instances():
             if instance.number in verdict.evict:
                 model.counters.evictions += 1
                 self._evict(instance)
         drained.update(verdict.drain)
         self._look_again(verdict, now)
-        return True
+        return "freeing" if verdict.evict else "waiting"
 
     def _residents(self, want: Want, now: float) -> list[Resident]:
         return [
@@ -183,14 +188,13 @@ class Room:
             if instance.holds and instance is not want.instance and instance.state in ("starting", "ready")
         ]
 
-    def _blocked(self, want: Want, now: float) -> bool:
+    def _blocked(self, want: Want, now: float) -> None:
         """Nothing of ours would make enough room: other servers may, other programs are not waited for."""
         if self.ledger.seen_others and now - want.since < PATIENCE:
             self._look_again(Verdict(again=now + POLL), now)
-            return False
+            return
         stays = {model.name for model, i in self._instances() if i.holds and i is not want.instance}
         want.future.set_exception(self.ledger.refusal(want.model.name, want.use, stays))
-        return False
 
     def _look_again(self, verdict: Verdict, now: float) -> None:
         if verdict.again is not None and self._timer is None:

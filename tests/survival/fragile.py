@@ -68,7 +68,7 @@ class Fragile:
         yield TextCompletionResult(choices=[CompletionChoice(index=0, text=text, finish_reason="stop")], usage=usage)
 
     async def _trouble(self, prompt: str, number: int, context: RunContext) -> None:
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1 if prompt == "slow" else 0.005)
         what, _, place = prompt.partition(" at ")
         if str(number) != place:
             return

@@ -103,6 +103,20 @@ async def test_a_worker_that_dies_while_it_loads_is_tried_again_a_few_times(tmp_
         assert len((tmp_path / "load").read_text()) == 4
 
 
+async def test_a_worker_that_dies_while_it_waits_for_memory_is_replaced(tmp_path: Path) -> None:
+    model = {"engine": "fragile", "options": {"folder": str(tmp_path)}}
+    async with InferenceServer({"m": model, "n": model}, {"fragile": FRAGILE}, max_memory="300MB") as server:
+        busy = asyncio.create_task(server.run(ask("slow")))
+        await eventually(lambda: server.pool.running == 1)
+        waiting = asyncio.create_task(server.run(TextCompletionRequest(model="n", prompt="x")))
+        await eventually(lambda: server.pool.find("n").use is not None)
+        [instance] = server.pool.find("n").instances
+        assert instance.engine.pid is not None
+        os.kill(instance.engine.pid, signal.SIGTERM)
+        assert [result.text for result in await asyncio.gather(busy, waiting)] == [WHOLE, WHOLE]
+        assert (await server.status()).models["n"].deaths == 1
+
+
 async def test_a_request_that_comes_as_a_worker_dies_is_served(tmp_path: Path) -> None:
     async with fragile_server(tmp_path) as server:
         for _ in range(3):

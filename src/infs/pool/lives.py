@@ -15,7 +15,7 @@ import msgspec
 
 from infs.config import ModelConfig
 from infs.engines.base import EngineSpec, MemoryUse, ModelSetup
-from infs.errors import InfsError, LoadFailed, LoadInterrupted
+from infs.errors import InfsError, LoadFailed, LoadInterrupted, WorkerDied
 from infs.nesting import NestedRunner
 from infs.pool.instance import Instance
 from infs.pool.ledger import Ledger
@@ -131,8 +131,10 @@ class Lives:
         spec = model.spec
         if spec is None:
             assert fetched is not None, "without files, the configuration names the engine"
-            spec = model.spec = around.engines(fetched.engine)
+            spec = around.engines(fetched.engine)
             spec.check_model(model.name, config)
+            if config is model.config:  # not changed meanwhile
+                model.spec = spec
         instance.host(spec)
         setup = ModelSetup(
             model=model.name,
@@ -146,14 +148,16 @@ class Lives:
         begin = time.monotonic()
         model.tell(Progress(stage="load", done=0, total=100, unit="percent"))
         use = await self._estimate(instance, setup, spec)
+        spent = time.monotonic() - begin
         if use is not None:
             self.room.ledger.learn(use.machine)
             model.use = use
             await self.room.enter(model, instance, use)
             self.room.ledger.lives_in(instance.number, instance.engine.pid)
             setup = msgspec.structs.replace(setup, spare=instance.spare)
+        begin = time.monotonic()
         instance.info = await instance.engine.load(setup, model.tell)
-        instance.load_seconds = time.monotonic() - begin
+        instance.load_seconds = spent + time.monotonic() - begin  # without the time for which it waited for memory
         model.counters.loads += 1
         model.counters.load_seconds += instance.load_seconds
         self._log.info("Loaded %s in %.1f s", model.name, instance.load_seconds)
@@ -166,7 +170,8 @@ class Lives:
 
     def _load_failed(self, model: ModelPool, error: Exception) -> None:
         most = MOST_KILLED if getattr(error, "killed", False) else MOST_INTERRUPTED
-        if isinstance(error, LoadInterrupted) and model.interrupted < most:
+        died = isinstance(error, LoadInterrupted | WorkerDied)  # the latter while it waited for memory
+        if died and model.interrupted < most:
             model.interrupted += 1
             model.counters.deaths += 1
             self._log.warning("%s It is tried again.", error)

@@ -21,6 +21,7 @@ PATIENCE = 600.0  # seconds that memory is waited for which other servers have
 Making = Literal["nothing", "waiting", "freeing"]
 """What is done for somebody: memory becomes free, or will when others have ended what they do, or neither."""
 
+ABOUT = 0.02  # by which an estimate may be higher than the one before without being another
 POLL = 0.5  # seconds between two looks at what other servers and programs leave
 
 
@@ -81,7 +82,8 @@ class Room:
         """
         wanted = self._wanted(model, use)
         self.ledger.check(model.name, wanted)
-        if wanted == instance.holds:
+        held = instance.holds
+        if held and all(need <= held.get(place, 0) * (1 + ABOUT) for place, need in wanted.items()):
             return
         extra = any(other is not instance for other in model.current)
         now = asyncio.get_running_loop().time()

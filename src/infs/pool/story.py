@@ -14,22 +14,60 @@ from infs.types import Delta, Event, Progress, Result, ToolCallDelta, Trail
 
 @dataclass(slots=True)
 class Told:
-    """What the client knows of one choice. A call is known by its place, with the length of its arguments."""
+    """What was told of one choice: texts in pieces, arguments of calls by their lengths."""
 
-    text: str = ""
-    reasoning: str = ""
+    texts: list[str] = field(default_factory=list)
+    reasonings: list[str] = field(default_factory=list)
     calls: dict[int, int] = field(default_factory=dict)
     logprobs: int = 0
     finished: bool = False
 
     def add(self, delta: Delta) -> None:
-        """The client is told `delta`."""
-        self.text += delta.text
-        self.reasoning += delta.reasoning
+        """`delta` is told."""
+        if delta.text:
+            self.texts.append(delta.text)
+        if delta.reasoning:
+            self.reasonings.append(delta.reasoning)
         for call in delta.tool_calls:
             self.calls[call.index] = self.calls.get(call.index, 0) + len(call.arguments)
         self.logprobs += len(delta.logprobs)
         self.finished = self.finished or delta.finish_reason is not None
+
+
+class Repeated:
+    """How far a worker that tells a choice from the beginning has come, and what the client knew before it did."""
+
+    def __init__(self, told: Told) -> None:
+        self._text, self._reasoning = "".join(told.texts), "".join(told.reasonings)
+        self._calls, self._logprobs, self._finished = dict(told.calls), told.logprobs, told.finished
+        self._texts = self._reasonings = self._scores = 0
+        self._arguments: dict[int, int] = {}
+
+    def rest(self, delta: Delta) -> Delta | None:
+        """What of `delta` is new; ``None`` if nothing is."""
+        text = _rest(self._text, self._texts, delta.text)
+        reasoning = _rest(self._reasoning, self._reasonings, delta.reasoning)
+        calls = [call for call in map(self._new_call, delta.tool_calls) if call is not None]
+        logprobs = delta.logprobs[max(0, self._logprobs - self._scores) :]
+        reason = None if self._finished else delta.finish_reason
+        self._texts += len(delta.text)
+        self._reasonings += len(delta.reasoning)
+        self._scores += len(delta.logprobs)
+        if not (text or reasoning or calls or logprobs or reason):
+            return None
+        return msgspec.structs.replace(
+            delta, text=text, reasoning=reasoning, tool_calls=calls, logprobs=logprobs, finish_reason=reason
+        )
+
+    def _new_call(self, call: ToolCallDelta) -> ToolCallDelta | None:
+        before = self._arguments.get(call.index, 0)
+        self._arguments[call.index] = before + len(call.arguments)
+        if call.index not in self._calls:
+            return call
+        known = max(0, self._calls[call.index] - before)
+        if len(call.arguments) <= known:
+            return None
+        return ToolCallDelta(index=call.index, arguments=call.arguments[known:])
 
 
 class Story:
@@ -50,7 +88,7 @@ class Story:
         self.deaths = 0
         self.worked = 0
         self._told: dict[int, Told] = {}
-        self._again: dict[int, Told] = {}
+        self._repeated: dict[int, Repeated] = {}
         self._places: dict[int, int] = {}
         self._config: ModelConfig | None = None
 
@@ -67,7 +105,8 @@ class Story:
             )
         self._config = config
         self.worked += 1
-        self._again, self._places = {}, {}
+        self._places = {}
+        self._repeated = {index: Repeated(told) for index, told in self._told.items()}
 
     @property
     def told(self) -> bool:
@@ -89,7 +128,11 @@ class Story:
             self._note(event)
             return None
         if isinstance(event, Delta):
-            return self._new_part(event) if self.worked > 1 else self._pass(event)
+            repeated = self._repeated.get(event.index)
+            new = repeated.rest(event) if repeated is not None else event
+            if new is not None:
+                self._told.setdefault(event.index, Told()).add(new)
+            return new
         if isinstance(event, Result):
             return event
         return None if isinstance(event, Progress) and event.stage == "prompt" and self.told else event
@@ -107,42 +150,10 @@ class Story:
             known += new
             self.deaths = 0  # whatever ended its workers, it got past that
 
-    # --- deltas
 
-    def _pass(self, delta: Delta) -> Delta:
-        self._told.setdefault(delta.index, Told()).add(delta)
-        return delta
-
-    def _new_part(self, delta: Delta) -> Delta | None:
-        told = self._told.setdefault(delta.index, Told())
-        again = self._again.setdefault(delta.index, Told())
-        text = _rest(told.text, again.text, delta.text)
-        reasoning = _rest(told.reasoning, again.reasoning, delta.reasoning)
-        calls = [call for call in (_new_call(told, again, call) for call in delta.tool_calls) if call is not None]
-        logprobs = delta.logprobs[max(0, told.logprobs - again.logprobs) :]
-        reason = None if told.finished else delta.finish_reason
-        again.add(delta)
-        if not (text or reasoning or calls or logprobs or reason):
-            return None
-        return self._pass(
-            msgspec.structs.replace(
-                delta, text=text, reasoning=reasoning, tool_calls=calls, logprobs=logprobs, finish_reason=reason
-            )
-        )
-
-
-def _rest(told: str, again: str, new: str) -> str:
-    """What of `new`, which follows `again`, goes beyond `told`."""
-    known = told[len(again) : len(again) + len(new)]
+def _rest(told: str, place: int, new: str) -> str:
+    """What of `new`, which stands at `place`, goes beyond `told`."""
+    known = told[place : place + len(new)]
     if not new.startswith(known):
         raise GenerationFailed("The worker that ran the request died, and another one could not go on with it.")
     return new[len(known) :]
-
-
-def _new_call(told: Told, again: Told, call: ToolCallDelta) -> ToolCallDelta | None:
-    if call.index not in told.calls:
-        return call
-    known = max(0, told.calls[call.index] - again.calls.get(call.index, 0))
-    if len(call.arguments) <= known:
-        return None
-    return ToolCallDelta(index=call.index, arguments=call.arguments[known:])

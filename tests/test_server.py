@@ -13,7 +13,8 @@ import pytest
 
 from infs.config import Config, parse_config
 from infs.demo import MODEL_FILE, demo_model
-from infs.engines.base import EngineSpec, find_engine
+from infs.engines.base import EngineSpec
+from infs.engines.registry import find_engine
 from infs.errors import ConfigError, EngineNotFound, GenerationFailed, SourceNotFound, Unsupported
 from infs.server import InferenceServer
 from infs.testing import FakeEngine
@@ -30,7 +31,7 @@ def test_an_unknown_engine_is_refused_with_those_that_there_are() -> None:
 
 def test_an_engine_can_come_from_an_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("offered", "tests.test_server:SPEC", "infs.engines")
-    monkeypatch.setattr("infs.engines.base.entry_points", lambda group: [point])
+    monkeypatch.setattr("infs.engines.registry.entry_points", lambda group: [point])
     assert find_engine("offered") is SPEC
     with pytest.raises(EngineNotFound, match="llama-cpp, offered"):
         find_engine("other")

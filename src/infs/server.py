@@ -21,7 +21,8 @@ from infs.config import (
     check_max_memory,
     limits_of,
 )
-from infs.engines.base import Engine, EngineSpec, file_rules, find_engine, spec_of
+from infs.engines.base import Engine, EngineSpec
+from infs.engines.registry import file_rules, find_engine, spec_of
 from infs.errors import GenerationFailed, RequestTimeout, ServerClosed, Unsupported
 from infs.nesting import check_circle, is_nested
 from infs.pool.attempts import Attempts

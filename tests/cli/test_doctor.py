@@ -19,7 +19,8 @@ from infs.cli.checkup import engines, machine, software, storage, surroundings
 from infs.cli.checkup.findings import Finding, Patient
 from infs.cli.commands import infs
 from infs.cli.examining import examine, print_findings
-from infs.engines.base import BUILTIN, EngineSpec
+from infs.engines.base import EngineSpec
+from infs.engines.registry import BUILTIN
 from tests.cli.programs import environment
 
 LLAMA = BUILTIN["llama-cpp"]

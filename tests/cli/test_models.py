@@ -27,7 +27,7 @@ from infs.cli.models.states import loaded_states
 from infs.cli.models.trees import PLAIN, Node, tree_lines
 from infs.config import ServerConfig
 from infs.demo import MODEL_FILE
-from infs.engines.base import find_engine
+from infs.engines.registry import find_engine
 from infs.http import create_app
 from infs.status import ModelStatus, ServerStatus
 from infs.store.locks import file_lock

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infs.config import ModelConfig
-from infs.engines.base import EngineSpec, file_rules
+from infs.engines.base import EngineSpec
+from infs.engines.registry import file_rules
 from infs.errors import EngineNotFound, SourceError, SourceNotFound
 from infs.store.extras import wanted_extras, with_extras
 from infs.store.rules import BUILTIN, FORMATS, GGUF, ONNX, PROJECTOR, TRANSFORMERS, quant_of

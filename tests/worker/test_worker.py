@@ -19,7 +19,8 @@ import pytest
 
 from infs.codec import PROTOCOL, Hello, decode_frame, encode_frame, frame_length
 from infs.demo import MODEL_FILE, demo_model
-from infs.engines.base import EngineSpec, MemoryUse, ModelInfo, ModelSetup, RunContext, find_engine
+from infs.engines.base import EngineSpec, MemoryUse, ModelInfo, ModelSetup, RunContext
+from infs.engines.registry import find_engine
 from infs.errors import EngineError, LoadFailed, MissingExtra, WorkerDied
 from infs.server import InferenceServer
 from infs.testing import demo_server

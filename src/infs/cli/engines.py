@@ -8,7 +8,8 @@ from importlib.metadata import entry_points
 import msgspec
 
 from infs.config import ModelConfig
-from infs.engines.base import BUILTIN, ENTRY_POINTS, EngineSpec, find_engine
+from infs.engines.base import EngineSpec
+from infs.engines.registry import BUILTIN, ENTRY_POINTS, find_engine
 from infs.errors import EngineNotFound
 from infs.store import Store
 

@@ -17,7 +17,8 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from typing import Any
 
 from infs.demo import MODEL_FILE, demo_model
-from infs.engines.base import Engine, EngineSpec, ModelSetup, RunContext, find_engine
+from infs.engines.base import Engine, EngineSpec, ModelSetup, RunContext
+from infs.engines.registry import find_engine
 from infs.types import TextCompletionRequest, TextCompletionResult
 
 DEMO_ENGINE = "llama-cpp"  # that of the demo model

@@ -1,25 +1,20 @@
-"""What an engine is, and the lazy registry that finds one by its name."""
+"""What an engine is, what it is told, and what it says of itself."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
-import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from infs.config import ModelConfig, check_keys, convert
-from infs.errors import ConfigError, EngineNotFound, InfsError, LoadFailed, MissingExtra
+from infs.errors import ConfigError, InfsError, LoadFailed, MissingExtra
 from infs.runner import Runner
-from infs.store.selection import FileRule
 from infs.types import Event, Progress, Request
 
-ENTRY_POINTS = "infs.engines"
 METHODS = ("load", "run", "status", "close")
 
 
@@ -202,7 +197,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         """
         self.check_installed()
         try:
-            factory = _resolve(self.factory) if isinstance(self.factory, str) else self.factory
+            factory = resolve(self.factory) if isinstance(self.factory, str) else self.factory
             engine: Engine = factory()
         except InfsError:
             raise
@@ -229,102 +224,14 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         if self.needs_files and config.url is None and config.file is None:
             raise ConfigError(f"{key} needs a url or a file.", param=key)
         if self.options is not None:
-            kind = _resolve(self.options) if isinstance(self.options, str) else self.options
+            kind = resolve(self.options) if isinstance(self.options, str) else self.options
             check_keys(config.options, kind, "the configuration", f"{key}.options")
             convert(config.options, kind, "the configuration", f"{key}.options")
         elif config.options and not callable(self.factory):
             raise ConfigError(f"{key}: the engine {self.name!r} has no options.", param=f"{key}.options")
 
 
-def _resolve(name: str) -> Any:
+def resolve(name: str) -> Any:
+    """What ``"module:name"`` names."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-# GNU OpenMP lets threads that wait for each other spin for ever while there seem to be enough cores: as soon as
-# somebody else wants a core too, a step takes several times as long. A short spin cost nothing that could be measured.
-# Where more of its threads exist than cores (those of an embedder beside those of the loop) it hardly spins at all,
-# which makes a step twice as long, unless waiting is called active.
-SHORT_SPINS = {"GOMP_SPINCOUNT": "10000", "OMP_WAIT_POLICY": "active"}
-
-BUILTIN: Mapping[str, EngineSpec] = {
-    spec.name: spec
-    for spec in (
-        EngineSpec(
-            name="llama-cpp",
-            factory="infs.engines.llama_cpp.engine:LlamaEngine",
-            options="infs.engines.llama_cpp.options:LlamaOptions",
-            requires=("llama_cpp", "llguidance", "jinja2", "numpy"),
-            extra="llama-cpp",
-            files="infs.store.rules:GGUF",
-            environment=SHORT_SPINS if sys.platform == "linux" else {},
-            describe="infs.engines.llama_cpp.probing:describe",
-        ),
-    )
-}
-
-
-def find_engine(name: str, custom: Mapping[str, EngineSpec] | None = None) -> EngineSpec:
-    """The engine called `name`: one of `custom`, a built-in one, or one that an installed package offers.
-
-    A package offers one through an entry point in the group ``infs.engines`` that names an `EngineSpec`, or a class
-    or other callable that makes an `Engine` in this process.
-
-    Raises:
-        EngineNotFound: naming those that there are; or the one that is offered cannot be imported.
-    """
-    found = (custom or {}).get(name) or BUILTIN.get(name)
-    if found is not None:
-        return found
-    offered = entry_points(group=ENTRY_POINTS)
-    for point in offered:
-        if point.name == name:
-            return _offered(point)
-    known = sorted({*BUILTIN, *(custom or {}), *(point.name for point in offered)})
-    raise EngineNotFound(f"There is no engine {name!r}; there are: {', '.join(known)}.")
-
-
-def file_rules(custom: Mapping[str, EngineSpec] | None = None) -> dict[str, FileRule]:
-    """What the models of each engine consist of, by its name, in the order in which `find_engine` looks.
-
-    Engines that are offered and cannot be imported have none; `find_engine` says what is wrong with them.
-
-    Raises:
-        EngineNotFound: what a specification names as `files` is no rule.
-    """
-    specs = {**BUILTIN, **(custom or {})}
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.name not in specs:
-            with contextlib.suppress(EngineNotFound):
-                specs[point.name] = _offered(point)
-    order = [*(custom or {}), *(name for name in specs if name not in (custom or {}))]
-    return {name: _rule(specs[name]) for name in order if specs[name].files is not None}
-
-
-def _rule(spec: EngineSpec) -> FileRule:
-    try:
-        found: Any = _resolve(spec.files or "")
-    except (ImportError, AttributeError, ValueError) as error:
-        raise EngineNotFound(f"The engine {spec.name!r} names {spec.files!r} as its files: {error}.") from error
-    if not all(callable(getattr(found, name, None)) for name in ("select", "recognises", "extras")):
-        raise EngineNotFound(f"The engine {spec.name!r} names {spec.files!r} as its files, which is no FileRule.")
-    rule: FileRule = found
-    return rule
-
-
-def spec_of(name: str, engine: EngineSpec | Callable[[], Engine]) -> EngineSpec:
-    """`engine` as a specification: a callable makes an engine in this process."""
-    if isinstance(engine, EngineSpec):
-        return engine
-    return EngineSpec(name=name, factory=engine, in_process=True, needs_files=False)
-
-
-def _offered(point: EntryPoint) -> EngineSpec:
-    where = f"The engine {point.name!r} that an installed package offers as {point.value!r}"
-    try:
-        found = point.load()
-    except Exception as error:
-        raise EngineNotFound(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
-    if not isinstance(found, EngineSpec) and not callable(found):
-        raise EngineNotFound(f"{where} is a {type(found).__name__}, and no EngineSpec or class.")
-    return spec_of(point.name, found)

@@ -14,7 +14,7 @@ from infs.cli.model_checks import place_of
 from infs.cli.settings import CommandLine, read_settings
 from infs.config import Config, ModelConfig, find_file
 from infs.demo import MODEL_ID
-from infs.engines.base import file_rules
+from infs.engines.registry import file_rules
 from infs.errors import InfsError, SourceError
 from infs.store import Store
 from infs.store.catalogue import Entry

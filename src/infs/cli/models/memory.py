@@ -10,7 +10,8 @@ import msgspec
 
 from infs.cli.models.here import Here
 from infs.config import ModelConfig
-from infs.engines.base import EngineSpec, MemoryUse, ModelSetup, find_engine
+from infs.engines.base import EngineSpec, MemoryUse, ModelSetup
+from infs.engines.registry import find_engine
 from infs.errors import InfsError
 from infs.pool.sizing import without_estimate
 from infs.store import with_extras

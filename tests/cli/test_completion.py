@@ -43,7 +43,7 @@ def completed(*words: str) -> list[str]:
     [
         (("s",), ["serve", "stop"]),
         (("config", ""), ["check", "init", "schema", "show"]),
-        (("serve", "--max"), ["--max-sequences"]),
+        (("serve", "--max"), ["--max-sequences", "--max-memory"]),
         (("serve", "sm"), ["<file>", "small"]),
         (("serve", ""), ["<file>", "demo", "small", "org/large"]),
         (("bench", "org"), ["<file>", "org/large"]),

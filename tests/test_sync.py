@@ -70,6 +70,8 @@ def test_results_streams_and_status(server: SyncServer) -> None:
     assert isinstance(result, ChatCompletionResult)
     assert [event.text for event in before if isinstance(event, Delta)] == ["some", " more", " words", ""]
     assert server.status().models["m"].state == "ready"
+    assert server.unload("m") == 1
+    assert server.status().models["m"].state == "idle"
 
 
 def test_errors_come_out_and_leave_the_server_as_it_was(server: SyncServer) -> None:

@@ -18,6 +18,7 @@ class AsyncServer(Runner, Protocol):
     async def start(self) -> None: ...
     async def close(self, drain: float = 0.0) -> None: ...
     async def status(self) -> ServerStatus: ...
+    async def unload(self, model: str, *, now: bool = False) -> int: ...
 
 
 class SyncServer(Conveniences):
@@ -91,3 +92,7 @@ class SyncServer(Conveniences):
     def status(self) -> ServerStatus:
         """What there is to know."""
         return self._thread.call(self._server.status)
+
+    def unload(self, model: str, *, now: bool = False) -> int:
+        """Unload a model; see `InferenceServer.unload`."""
+        return self._thread.call(lambda: self._server.unload(model, now=now))

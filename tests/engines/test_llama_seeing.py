@@ -104,7 +104,11 @@ def write(folder: Path, kind: str, *, context: int = 1024) -> Tiny:
     return Tiny(model, write_projector(folder / "mmproj.gguf"), make, SIZES[kind])
 
 
-@pytest.fixture(params=[*WRITERS])
+# Two of the four kinds come with the slow tests: what they add to the others is seldom touched.
+KINDS = [pytest.param(kind, marks=[pytest.mark.slow] if kind in ("grid", "whole") else []) for kind in WRITERS]
+
+
+@pytest.fixture(params=KINDS)
 def tiny(tmp_path: Path, request: pytest.FixtureRequest) -> Tiny:
     return write(tmp_path / "tiny", request.param)
 

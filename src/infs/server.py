@@ -112,7 +112,6 @@ class InferenceServer(Conveniences):
         self.telemetry = Telemetry(telemetry or TelemetryConfig(), provider=tracer_provider)
         self._background: set[asyncio.Task[Any]] = set()
         self._requests = 0
-        self._failed = 0
         self._idle = asyncio.Event()
         self.started = False
         self.closing = False

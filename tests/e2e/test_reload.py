@@ -71,7 +71,7 @@ async def test_models_come_change_and_go_while_streams_run(tmp_path: Path) -> No
 async def test_models_that_do_not_fit_together_take_turns(tmp_path: Path) -> None:
     config = tmp_path / "models.json"
     write(config, **{name: {} for name in "abc"})
-    with serve(str(config), "--set", "max_memory=180MB", cwd=tmp_path) as served:
+    with serve(str(config), "--max-memory", "180MB", cwd=tmp_path) as served:
         async with client_of(served) as client:
 
             async def ask(number: int) -> str:

@@ -96,7 +96,7 @@ def bench(
         config_file=config_file,
         assignments=assignments,
         flags=flags,
-        below={"log": {"level": "warning"}},
+        below=options.QUIET,
     )
     plan = Plan(streams=streams, prompts=prompt_tokens, tokens=tokens, rounds=rounds)
     bench_model(read_settings(line, os.environ, Path.cwd()), plan, as_json=as_json, quiet=quiet)

@@ -60,7 +60,7 @@ def chat(
         config_file=config_file,
         assignments=assignments,
         flags=flags,
-        below={"log": {"level": "warning"}},
+        below=options.QUIET,
     )
     config = read_settings(line, os.environ, Path.cwd())
     settings = options.given(max_tokens=max_tokens, temperature=temperature, seed=seed)

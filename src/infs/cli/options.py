@@ -25,6 +25,9 @@ MODEL = (
     "directory is taken, else the demo model."
 )
 
+QUIET = {"log": {"level": "warning"}}
+"""What holds under the configuration of commands that do their work and end: their log says little."""
+
 positive = click.IntRange(min=1)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from infs.errors import RequestCancelled, RequestQuarantined, ServerClosed, Unsupported, WorkerDied, WorkerGone
 from infs.pool.instance import Instance
+from infs.pool.model import ModelPool
 from infs.pool.pool import Pool
 from infs.pool.quarantine import Quarantine
 from infs.pool.story import Story
@@ -127,7 +128,7 @@ class Attempts:
             ) from error
         story.deaths += 1
         if story.deaths > model.config.max_replays:
-            self._give_up(request, story, error)
+            self._give_up(request, model, story, error)
         model.counters.replays += 1
         self._log.warning(
             "A request for %s goes on in another worker, behind %d tokens (%s)",
@@ -136,11 +137,11 @@ class Attempts:
             error.message,
         )
 
-    def _give_up(self, request: Request[Any], story: Story, error: WorkerDied) -> None:
+    def _give_up(self, request: Request[Any], model: ModelPool, story: Story, error: WorkerDied) -> None:
         if story.deaths <= ALONE:
             raise error  # others may have ended these workers
         name = self.quarantine.add(request)
-        self._pool.counters(request.model).quarantined += 1
+        model.counters.quarantined += 1
         self._log.error(
             "The request %s for %s (%s) is quarantined: %d workers died while they ran it, the last one alone. %s",
             name,

@@ -21,7 +21,7 @@ from infs.pool import affinity
 from infs.pool.instance import Instance
 from infs.pool.ledger import Ledger
 from infs.pool.lives import Lives, Surroundings
-from infs.pool.model import Counters, ModelPool
+from infs.pool.model import ModelPool
 from infs.pool.queue import Waiter, cost_of
 from infs.status import MemoryStatus, ModelStatus
 from infs.types import Progress, Request
@@ -41,7 +41,6 @@ class Pool:
         self._models = {name: ModelPool(name, config, spec) for name, (config, spec) in models.items()}
         self._rotation = deque(self._models.values())
         self.concurrency = concurrency
-        self._log = around.log
         self._ledger = ledger
         self._lives = Lives(self._models, ledger, around, self._dispatch)
         self._closed = False
@@ -282,11 +281,6 @@ class Pool:
     def queued(self) -> int:
         """Requests that wait for a place."""
         return sum(len(model.waiters) for model in self._models.values())
-
-    def counters(self, name: str) -> Counters:
-        """What happened to a model; counted for nobody if it is gone."""
-        model = self._models.get(name)
-        return model.counters if model is not None else Counters()
 
     async def status(self) -> dict[str, ModelStatus]:
         """Each model's state."""

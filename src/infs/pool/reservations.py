@@ -16,15 +16,14 @@ from pathlib import Path
 import msgspec
 
 from infs.pool.machine import Machine
+from infs.store import default_cache
 
 LOCK_TIMEOUT = 2.0  # seconds; it is held for about a millisecond
 
 
 def reservations_folder() -> Path:
     """The folder for all servers of this user."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("infs", appauthor=False) / "reservations"
+    return default_cache() / "reservations"
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):

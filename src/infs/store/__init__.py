@@ -8,7 +8,7 @@ download, except what is small.
 
 from infs.store.extras import with_extras
 from infs.store.progress import Report
-from infs.store.store import Fetched, Store
+from infs.store.store import Fetched, Store, default_cache
 from infs.store.web import RetryPolicy
 
-__all__ = ["Fetched", "Report", "RetryPolicy", "Store", "with_extras"]
+__all__ = ["Fetched", "Report", "RetryPolicy", "Store", "default_cache", "with_extras"]

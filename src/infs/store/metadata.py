@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from infs.errors import LoadFailed
 from infs.store.capabilities import by_architecture, by_template, in_order
@@ -149,22 +150,14 @@ def _of_folder(
     quantisation: str,
     missing: int = 0,
 ) -> ModelMetadata:
+    told = asdict(settings)  # under the names that they have here
     return ModelMetadata(
+        **{**told, "name": settings.name or name, "quantisation": quantisation},
         format=kind,
         files=files,
         size=sum(size_of(file) for file in files),
         missing=missing,
-        architecture=settings.architecture,
-        name=settings.name or name,
         parameters=parameters,
-        quantisation=quantisation,
-        context_size=settings.context_size,
-        layers=settings.layers,
-        embedding_size=settings.embedding_size,
-        vocabulary=settings.vocabulary,
-        chat_template=settings.chat_template,
-        capabilities=settings.capabilities,
-        licence=settings.licence,
     )
 
 

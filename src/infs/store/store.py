@@ -94,7 +94,7 @@ class Store:
         rules: Mapping[str, FileRule] = BUILTIN,
     ) -> None:
         environ = os.environ if environ is None else environ
-        self.cache = _default_cache() if cache_path is None else Path(cache_path).expanduser().absolute()
+        self.cache = default_cache() if cache_path is None else Path(cache_path).expanduser().absolute()
         self._rules = dict(rules)
         self._log = log or logging.getLogger(__name__)
         self._hub = Hub(hub, environ, retry)
@@ -248,7 +248,8 @@ class Store:
         return paths
 
 
-def _default_cache() -> Path:
+def default_cache() -> Path:
+    """The cache of infs, where no `cache_path` is given."""
     from platformdirs import user_cache_path
 
     return user_cache_path("infs", appauthor=False)

@@ -255,6 +255,6 @@ def _here(said: dict[str, Any]) -> Here:
         config_file=said["config_file"],
         assignments=said["assignments"],
         flags=flags,
-        below={"log": {"level": "warning"}},
+        below=options.QUIET,
     )
     return Here(line, os.environ, Path.cwd())

@@ -76,7 +76,7 @@ async def test_without_a_cache_path_the_shared_cache_is_used(
     hub: HubServer, tmp_path: Path, events: list[Progress], monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     hub.put(REPO, "sub/m.gguf", CONTENT)
-    monkeypatch.setattr("infs.store.store._default_cache", lambda: tmp_path / "own")
+    monkeypatch.setattr("infs.store.store.default_cache", lambda: tmp_path / "own")
     below = {"HF_HOME": "hub", "XDG_CACHE_HOME": "huggingface/hub"}.get(variable, "")
     environ = {variable: str(tmp_path / "shared"), "HF_ENDPOINT": hub.url}
     store = Store(environ=environ)
